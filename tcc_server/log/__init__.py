@@ -1,0 +1,1 @@
+"""The manager's log: one seam, and its implementations."""

@@ -1,0 +1,126 @@
+"""The Log seam: the manager's durable record, and the contract that every implementation keeps.
+
+One row a transaction. `append` is a compare-and-set on the row's version; everything else reads. A log belongs to one
+replica, whose id it writes as `owner` of the rows it appends or adopts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tcc_server.core.model import Key, State
+
+READER = 1
+"""The row format that this version reads and writes. Rows with a higher `min_reader` are left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A transaction as stored.
+
+    Attributes:
+        version: 1 for a new row, else one more than the stored version that it replaces.
+        wake_at: unix seconds at which an owner must look at it again; None once its state is final.
+        begun_at, decided_at, finished_at: unix seconds.
+        write_id: 16 random bytes of this append, by which a read recognises it.
+        body: None in an append keeps the stored body. Never None in a row that was read.
+        owner: set by the log; ignored in an append.
+    """
+
+    key: Key
+    version: int
+    state: State
+    name: str
+    wake_at: float | None
+    begun_at: float
+    decided_at: float | None
+    finished_at: float | None
+    attention: bool
+    write_id: bytes
+    body: bytes | None
+    progress: bytes
+    min_reader: int = READER
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which rows `list` gives; an empty collection or None means all."""
+
+    namespace: str
+    states: Collection[State] = ()
+    attention: bool | None = None
+    name: str = ""
+    gids: Collection[str] = ()
+    begun_from: float | None = None
+    begun_before: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows, newest begin first (gid as tie-break), and where the next page starts; None after the last."""
+
+    rows: Sequence[Row]
+    next_token: str | None
+
+
+class LogError(Exception):
+    """Base of what a log raises. LogConflict, LogRejected and LogUnknown speak of one append alone."""
+
+
+class LogConflict(LogError):
+    """The compare-and-set was lost: the stored row has another version (`found`; 0 for no row). Nothing was written."""
+
+    def __init__(self, key: Key, found: int) -> None:
+        super().__init__(f"transaction {key.gid} is at version {found}")
+        self.key = key
+        self.found = found
+
+
+class LogRejected(LogError):
+    """The database will never take this row, and says why. Nothing was written."""
+
+
+class LogUnknown(LogError):
+    """Nobody can say whether the row was written: settle it by a read that shows its `write_id`, or append it again."""
+
+
+class LogUnavailable(LogError):
+    """A read failed, or the log cannot be opened; nothing was changed. The message says what to do."""
+
+
+class Log(Protocol):
+    """The seam. Implementations: `tcc_server.log.memory`, `tcc_server.log.sqlite`."""
+
+    async def open(self) -> None:
+        """Connect, check the schema's version, prove the last owner dead. Raises LogUnavailable with what to do."""
+
+    async def close(self) -> None:
+        """Finish what was appended, then let go of everything. Idempotent."""
+
+    async def append(self, row: Row) -> None:
+        """Write one row; returns once it is durable.
+
+        Raises:
+            LogConflict, LogRejected, LogUnknown: see there. A cancelled append counts as LogUnknown.
+        """
+
+    async def load(self, keys: Collection[Key]) -> dict[Key, Row]:
+        """The rows of those keys that exist, with bodies. Raises LogUnavailable."""
+
+    async def list(self, wanted: Filter, page_size: int, token: str | None = None) -> Page:
+        """A page of rows by filter, with bodies.
+
+        Raises:
+            ValueError: the token is not one that `list` gave.
+            LogUnavailable: the read failed.
+        """
+
+    async def adopt(self, limit: int) -> Sequence[Row]:
+        """Take over up to `limit` unfinished rows of owners that are dead, earliest `wake_at` first.
+
+        Each row given back has its version raised by one, durably, and this replica as owner: whoever still holds it
+        loses its next compare-and-set. Empty once there is none left. Raises LogUnavailable.
+        """
