@@ -35,7 +35,7 @@ _HOME = {
     "UsageError": "tcc.errors",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605  one list, not two that drift
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,7 @@ def action_of(path: str) -> Action | None:
     """
     service_name, _, method_name = path.removeprefix("/").rpartition("/")
     try:
-        service = descriptor_pool.Default().FindServiceByName(service_name)  # type: ignore[no-untyped-call]
+        service = descriptor_pool.Default().FindServiceByName(service_name)
     except KeyError:
         return None
     method = service.methods_by_name.get(method_name)
@@ -54,7 +54,7 @@ def actions_of(service_name: str) -> tuple[Action, ...]:
             a Confirm or Cancel method.
     """
     try:
-        service: ServiceDescriptor = descriptor_pool.Default().FindServiceByName(service_name)  # type: ignore[no-untyped-call]
+        service: ServiceDescriptor = descriptor_pool.Default().FindServiceByName(service_name)
     except KeyError:
         return ()
     actions = tuple(action for method in service.methods if (action := _read(service, method)) is not None)

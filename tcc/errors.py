@@ -41,7 +41,7 @@ class TransactionMixed(TccError):
     def __init__(self, gid: str, message: str = "") -> None:
         super().__init__(
             message
-            or f"transaction {gid} is MIXED: a participant broke its promise; see `tcc tx show {gid}` and mend it by hand"
+            or f"transaction {gid} is MIXED: a participant broke its promise; see `tcc tx show {gid}`, mend it by hand"
         )
         self.gid = gid
 

@@ -64,7 +64,8 @@ def error_details(code: grpc.StatusCode, message: str, reason: str, **facts: str
     """
     info = any_pb2.Any()
     info.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=facts))
-    return status_pb2.Status(code=code.value[0], message=message, details=[info]).SerializeToString()
+    details: bytes = status_pb2.Status(code=code.value[0], message=message, details=[info]).SerializeToString()
+    return details
 
 
 def error_info(details: bytes) -> error_details_pb2.ErrorInfo | None:
@@ -83,7 +84,7 @@ def retry_delay(details: bytes) -> float | None:
         if item.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
             info = error_details_pb2.RetryInfo()
             if item.Unpack(info):
-                return info.retry_delay.seconds + info.retry_delay.nanos / 1e9
+                return float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9)
     return None
 
 

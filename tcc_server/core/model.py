@@ -1,7 +1,7 @@
 """What there is: transactions, branches, and the moments at which things happen to them.
 
-Everything here is a frozen value. Times named `*_at` and `deadline_at` are wall-clock unix seconds and only stand in rows
-and answers; whatever a timer waits for (`due`, `deadline`) is on the monotonic clock.
+Everything here is a frozen value. Times named `*_at` are wall-clock unix seconds and only stand in rows and answers;
+whatever a timer waits for (`due`, `deadline`) is on the monotonic clock.
 """
 
 from __future__ import annotations
