@@ -1,0 +1,55 @@
+"""The implementations under the contract, each behind the same few moves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tcc_server.log.memory import MemoryLog, MemoryStore
+from tcc_server.log.seam import Log
+
+
+class Place:
+    """Where logs of one kind keep their rows. One replica lives at a time; `restart` is the next one's start."""
+
+    def __init__(self) -> None:
+        self.log: Log | None = None
+
+    def make(self, replica: str) -> Log:
+        raise NotImplementedError
+
+    async def start(self, replica: str) -> Log:
+        self.log = self.make(replica)
+        await self.log.open()
+        return self.log
+
+    async def restart(self, replica: str) -> Log:
+        await self.stop()
+        return await self.start(replica)
+
+    async def stop(self) -> None:
+        if self.log is not None:
+            await self.log.close()
+
+
+class InMemory(Place):
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = MemoryStore()
+
+    def make(self, replica: str) -> Log:
+        return MemoryLog(self.store, replica=replica)
+
+
+@pytest.fixture(params=["memory"])
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    place = InMemory()
+    yield place
+    await place.stop()
+
+
+@pytest.fixture
+async def log(place: Place) -> Log:
+    return await place.start("first")
