@@ -190,6 +190,8 @@ class Transaction:
         version: of the row that holds it; 0 before the first write.
         deadline: when it is cancelled unless decided, on the monotonic clock.
         confirm_wanted: the client of an interactive transaction asked to confirm while Tries were in flight.
+        decided_text: why, for people.
+        unrecorded: a branch was settled since the last write.
     """
 
     key: Key
@@ -207,7 +209,9 @@ class Transaction:
     confirm_wanted: bool = False
     decided_at: float | None = None
     decided: float = 0.0
+    decided_text: str = ""
     finished_at: float | None = None
+    unrecorded: bool = False
     attention: bool = False
     last_error: str = ""
     history: tuple[HistoryEntry, ...] = field(default=())

@@ -203,8 +203,10 @@ class Progress(_message.Message):
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     COMMANDS_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    DECIDED_TEXT_FIELD_NUMBER: _builtins.int
     cancel_reason: _builtins.int
     last_error: _builtins.str
+    decided_text: _builtins.str
     @_builtins.property
     def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___Command]: ...
     @_builtins.property
@@ -216,10 +218,11 @@ class Progress(_message.Message):
         last_error: _builtins.str = ...,
         commands: _abc.Iterable[Global___Command] | None = ...,
         history: _abc.Iterable[Global___HistoryEntry] | None = ...,
+        decided_text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "commands", b"commands", "history", b"history", "last_error", b"last_error"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "commands", b"commands", "decided_text", b"decided_text", "history", b"history", "last_error", b"last_error"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""The Caller seam: invokes a Try with raw bytes."""

@@ -1,0 +1,51 @@
+"""The Caller seam: what it takes to call a Try, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tcc_server.core.model import Ask, Key, Status
+
+
+@dataclass(frozen=True, slots=True)
+class TryCall:
+    """One attempt of a Try.
+
+    Attributes:
+        timeout: seconds that it may take.
+        deadline_at: the transaction's deadline, unix seconds.
+    """
+
+    key: Key
+    ask: Ask
+    attempt: int
+    timeout: float
+    deadline_at: float
+    traceparent: str
+    tracestate: str
+
+
+@dataclass(frozen=True, slots=True)
+class TryReply:
+    """How the attempt ended.
+
+    Attributes:
+        trailers: the participant's trailing metadata, to be passed through.
+    """
+
+    status: Status
+    reply: bytes = b""
+    marked: bool = False
+    expires_in: float | None = None
+    retry_after: float | None = None
+    trailers: Sequence[tuple[str, str | bytes]] = ()
+
+
+class Caller(Protocol):
+    """The seam. Implementations: `tcc_server.caller.grpc`, and the in-process one of `tcc.testing`."""
+
+    async def call(self, call: TryCall) -> TryReply:
+        """Send the attempt and wait for its end. Never raises for what the participant or the network does: that is
+        a status. A cancelled call may have arrived."""

@@ -1,0 +1,1 @@
+"""The Courier seam: carries commands out and outcomes back."""
