@@ -220,6 +220,9 @@ def _in_words(kind: str, facts: dict[str, Any], message: str) -> str:
 
 
 def _suggest(name: str, form: Any) -> str:
+    above = [key for key in _KEYS if name.startswith(f"{key}.") and key != "participants"]
+    if above:
+        return f"; {form(above[0])} is one value"
     known = [key for key in _KEYS if key.startswith("participants.NAME.") == name.startswith("participants.")]
     last = name.rpartition(".")[2]
     by_last = {key.rpartition(".")[2]: key for key in known}

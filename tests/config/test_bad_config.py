@@ -70,7 +70,7 @@ IN_THE_ENVIRONMENT = {
     "text for a number": ("TCC_DRAIN_TIMEOUT", "soon", 'drain_timeout = "soon": must be a number (seconds'),
     "two values at once": ("TCC_DRAIN_TIMEOUT", "1\ny = 2", "must be a number (seconds"),
     "no truth value": ("TCC_REFLECTION", "yes", 'reflection = "yes": must be true or false'),
-    "below a value": ("TCC_LISTEN__PORT", "1", "no such key; did you mean TCC_LISTEN?"),
+    "below a value": ("TCC_LISTEN__PORT", "1", "no such key; TCC_LISTEN is one value"),
     "participants one by one": (
         "TCC_PARTICIPANTS__BANK__ENDPOINT",
         "h:1",
