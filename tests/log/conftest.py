@@ -9,6 +9,7 @@ import pytest
 
 from tcc_server.log.memory import MemoryLog, MemoryStore
 from tcc_server.log.seam import Log
+from tcc_server.log.sqlite import SqliteLog
 
 
 class Place:
@@ -43,9 +44,18 @@ class InMemory(Place):
         return MemoryLog(self.store, replica=replica)
 
 
-@pytest.fixture(params=["memory"])
+class OnSqlite(Place):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def make(self, replica: str) -> Log:
+        return SqliteLog(self.path, replica=replica)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
-    place = InMemory()
+    place: Place = InMemory() if request.param == "memory" else OnSqlite(tmp_path / "tcc.db")
     yield place
     await place.stop()
 

@@ -1,0 +1,243 @@
+"""The embedded log: one SQLite file, one manager, nothing to install.
+
+Appends of concurrent transactions share a commit (`tcc.batching`), and each row gets its own verdict. Whatever fails in
+a way that does not concern one row alone makes the group's rows unknown: never conflicts, never successes. The writer
+works on a thread of its own and reads on another, so reads never queue behind writes. The two threads call the
+database synchronously: a group costs one hop to the thread and back, where a driver with an async face costs a dozen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+
+from tcc.batching import Batcher, BatcherClosed
+from tcc_server.core.model import Key
+from tcc_server.log import statements
+from tcc_server.log.migrate import path_of, prepare
+from tcc_server.log.rules import ADOPTED, check_page_size, make_token, problem_with, read_token, size_of
+from tcc_server.log.seam import Filter, LogError, LogRejected, LogUnavailable, LogUnknown, Page, Row
+from tcc_server.log.sqlite_file import SqliteFile, explain
+
+_Result = TypeVar("_Result")
+
+_OF_ONE_ROW = (IntegrityError, DataError, OverflowError, UnicodeError)
+"""Errors that speak of the values given, not of the database: the same row would fail again."""
+
+
+class SqliteLog:
+    """A Log in a SQLite file.
+
+        log = SqliteLog("tcc.db", replica=ids.replica_id())
+        await log.open()
+
+    Args:
+        path: of the file, or a URL like sqlite:///tcc.db; made if there is none. `<path>.lock` is made beside it.
+        replica: this replica's id, new at each start.
+        max_rows: of one commit.
+        max_bytes: of one commit.
+        auto_migrate: make the schema, or bring it up to date, at `open`; else only `tcc migrate` does.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        replica: str,
+        max_rows: int = 512,
+        max_bytes: int = 4 * 1024 * 1024,
+        auto_migrate: bool = True,
+    ) -> None:
+        self._file = SqliteFile(path_of(path))
+        self._replica = replica
+        self._may_migrate = auto_migrate
+        self._writer = _Lane("log-writer", self._file.writer)
+        self._reader = _Lane("log-reader", self._file.reader)
+        self._batcher = Batcher[Row, None](
+            self._send, max_items=max_rows, max_bytes=max_bytes, size_of=size_of, key_of=lambda row: row.key
+        )
+        self._adopting = asyncio.Lock()
+        self._undelivered: dict[Key, Row] = {}
+        self._is_open = False
+        self._closing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Lock the file, check or make its schema, connect. A log opens once; after `close`, make a new one."""
+        if self._is_open or self._closing is not None:
+            raise LogUnavailable("this log was opened before: make a new one")
+        try:
+            await self._writer.run(self._prepare)
+            await self._reader.run(self._reader.connect)
+        except BaseException:
+            await self.close()
+            raise
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Finish what was appended, then let go of the file. Idempotent."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="log-close")
+        await asyncio.shield(self._closing)
+
+    async def append(self, row: Row) -> None:
+        """Write one row with the next group."""
+        if (problem := problem_with(row)) is not None:
+            raise LogRejected(problem)
+        if not self._is_open:
+            raise LogUnknown("the log is not open")
+        try:
+            await self._batcher.submit(row)
+        except BatcherClosed:
+            raise LogUnknown("the log is closed") from None
+
+    async def load(self, keys: Collection[Key]) -> dict[Key, Row]:
+        """The rows of those keys that exist."""
+        wanted = list(keys)
+        return await self._read(lambda connection: statements.load(connection, wanted))
+
+    async def list(self, wanted: Filter, page_size: int, token: str | None = None) -> Page:
+        """A page of rows by filter."""
+        check_page_size(page_size)
+        after = read_token(token) if token is not None else None
+        rows = await self._read(lambda connection: statements.newest(connection, wanted, page_size + 1, after))
+        page = rows[:page_size]
+        return Page(page, make_token(page[-1]) if len(rows) > page_size else None)
+
+    async def adopt(self, limit: int) -> Sequence[Row]:
+        """Take over unfinished rows of other owners: all of them are dead, the file's lock says so."""
+        async with self._adopting:
+            self._check_open()
+            try:
+                rows = await self._writer.run(self._adopt, limit)
+            except SQLAlchemyError as error:
+                raise LogUnavailable(explain(error, self._file.path)) from error
+            for row in rows:
+                del self._undelivered[row.key]
+            return rows
+
+    # On the loop's thread.
+
+    async def _send(self, rows: Sequence[Row]) -> Sequence[Exception | None]:
+        return await self._writer.run(self._write, rows)
+
+    async def _read(self, query: Callable[[Connection], _Result]) -> _Result:
+        self._check_open()
+        try:
+            return await self._reader.run(self._query, query)
+        except SQLAlchemyError as error:
+            raise LogUnavailable(explain(error, self._file.path)) from error
+
+    def _check_open(self) -> None:
+        if self._closing is not None:
+            raise LogUnavailable("the log is closed")
+        if not self._is_open:
+            raise LogUnavailable("the log is not open")
+
+    async def _close(self) -> None:
+        await self._batcher.close()
+        await self._reader.close()
+        await self._writer.close()
+        self._file.release()
+
+    # On the writer's thread.
+
+    def _prepare(self) -> None:
+        self._file.acquire()
+        prepare(self._file, may_migrate=self._may_migrate)
+        self._writer.connect()
+
+    def _write(self, rows: Sequence[Row]) -> Sequence[LogError | None]:
+        try:
+            connection = self._writer.connect()
+            try:
+                with connection.begin():
+                    return statements.write(connection, rows, self._replica)
+            except _OF_ONE_ROW:
+                with connection.begin():
+                    return [self._write_one(connection, row) for row in rows]
+        except Exception as error:
+            # Before the commit nothing was written, within the commit nobody knows: unknown covers both.
+            self._writer.disconnect()
+            return [self._unknown(error) for _ in rows]
+
+    def _unknown(self, error: Exception) -> LogUnknown:
+        unknown = LogUnknown(explain(error, self._file.path))
+        unknown.__cause__ = error
+        return unknown
+
+    def _write_one(self, connection: Connection, row: Row) -> LogError | None:
+        try:
+            with connection.begin_nested():
+                (verdict,) = statements.write(connection, [row], self._replica)
+                return verdict
+        except _OF_ONE_ROW as error:
+            return LogRejected(f"transaction {row.key.gid} cannot be stored: {explain(error, self._file.path)}")
+
+    def _adopt(self, limit: int) -> Sequence[Row]:
+        """Rows once taken over and not handed out, because a commit's answer or the caller was lost, come first."""
+        connection = self._writer.connect()
+        try:
+            with connection.begin():
+                stored = statements.load(connection, self._undelivered)
+                self._undelivered = {
+                    key: row
+                    for key, row in stored.items()
+                    if row.owner == self._replica and row.version == self._undelivered[key].version
+                }
+                adopted = list(self._undelivered.values())[:limit]
+                found = statements.orphans(connection, self._replica, limit - len(adopted))
+                taken = [replace(row, version=row.version + 1, owner=self._replica, write_id=ADOPTED) for row in found]
+                statements.take_over(connection, taken)
+                self._undelivered.update((row.key, row) for row in taken)
+            return adopted + taken
+        except SQLAlchemyError:
+            self._writer.disconnect()
+            raise
+
+    # On the reader's thread.
+
+    def _query(self, query: Callable[[Connection], _Result]) -> _Result:
+        try:
+            return query(self._reader.connect())
+        except SQLAlchemyError:
+            self._reader.disconnect()
+            raise
+
+
+class _Lane:
+    """A thread, and the one connection that only it touches. After an error the connection is dropped and made anew."""
+
+    def __init__(self, name: str, connect: Callable[[], Connection]) -> None:
+        self._connect = connect
+        self._connection: Connection | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    async def run(self, work: Callable[..., _Result], *args: object) -> _Result:
+        """Run something on the thread. A cancelled caller stops waiting; the work goes on."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+    async def close(self) -> None:
+        """Finish what was given, close the connection, end the thread."""
+        await self.run(self.disconnect)
+        self._thread.shutdown(wait=False)
+
+    def connect(self) -> Connection:
+        """The connection. On the thread alone."""
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    def disconnect(self) -> None:
+        """Drop the connection, whatever state it is in. On the thread alone."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(SQLAlchemyError):  # it is being thrown away
+                connection.close()

@@ -1,0 +1,218 @@
+"""The log's SQL on one synchronous connection, inside a transaction that the caller began and will commit.
+
+Writes are compiled once and go to the driver as lists of tuples: with tens of rows in a list, little else is paid for a
+row. The verdicts come from the count of changed rows when all of them changed, as is usual, and else
+from one read of what is there: an append has succeeded if the stored version and write_id are its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from operator import itemgetter
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, RowMapping, Select, bindparam, func, select, true, tuple_
+from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect, insert
+from sqlalchemy.sql import ClauseElement
+
+from tcc_server.core.model import Key, State
+from tcc_server.log.rules import ADOPTED
+from tcc_server.log.schema import transactions
+from tcc_server.log.seam import READER, Filter, LogConflict, Row
+
+_KEYS_AT_ONCE = 400
+"""Keys in one statement: SQLite's oldest limit is 999 variables."""
+
+_column = transactions.c
+_WRITTEN = tuple(column.name for column in transactions.columns)
+_Item = TypeVar("_Item")
+
+
+class _Compiled:
+    """A statement as text, and what puts a row's values in the order of its parameters."""
+
+    def __init__(self, statement: ClauseElement) -> None:
+        compiled: Any = statement.compile(dialect=sqlite_dialect())
+        self.text = str(compiled)
+        self.order: Callable[[dict[str, Any]], tuple[Any, ...]] = itemgetter(*compiled.positiontup)
+
+    def run(self, connection: Connection, values: Sequence[dict[str, Any]]) -> int:
+        """Run it for each of the values; the number of rows that changed."""
+        return connection.exec_driver_sql(self.text, [self.order(each) for each in values]).rowcount
+
+
+def _of_key_and_version() -> Any:
+    return (
+        (_column.namespace == bindparam("key_namespace"))
+        & (_column.gid == bindparam("key_gid"))
+        & (_column.version == bindparam("expected"))
+    )
+
+
+_INSERT = _Compiled(insert(transactions).on_conflict_do_nothing())
+_UPDATE = _Compiled(
+    transactions.update()
+    .where(_of_key_and_version())
+    .values(
+        {
+            **{name: bindparam(name) for name in _WRITTEN if name not in {"namespace", "gid", "body"}},
+            "body": func.coalesce(bindparam("body"), _column.body),
+        }
+    )
+)
+_ADOPT = _Compiled(
+    transactions.update()
+    .where(_of_key_and_version())
+    .values(version=bindparam("version"), owner=bindparam("owner"), write_id=bindparam("write_id"))
+)
+
+
+def write(connection: Connection, rows: Sequence[Row], owner: str) -> Sequence[LogConflict | None]:
+    """Write rows of different keys by compare-and-set; a verdict for each, None for success."""
+    inserts = [_values(row, owner) for row in rows if row.version == 1]
+    updates = [_values(row, owner) for row in rows if row.version != 1]
+    changed = 0
+    if inserts:
+        changed += _INSERT.run(connection, inserts)
+    if updates:
+        changed += _UPDATE.run(connection, updates)
+    if changed == len(rows):  # each statement changes one row or none
+        return [None] * len(rows)
+    found = _versions(connection, [row.key for row in rows])
+    return [_verdict(row, *found.get(row.key, (0, b""))) for row in rows]
+
+
+def load(connection: Connection, keys: Collection[Key]) -> dict[Key, Row]:
+    """The rows of those keys that exist."""
+    loaded = (_row(found) for found in _by_key(connection, select(transactions), keys))
+    return {row.key: row for row in loaded}
+
+
+def newest(connection: Connection, wanted: Filter, limit: int, after: tuple[float, str] | None) -> list[Row]:
+    """Up to `limit` rows by filter, newest begin first, after the begun_at and gid of the page before."""
+    query = (
+        select(transactions)
+        .where(_column.namespace == wanted.namespace)
+        .order_by(_column.begun_at.desc(), _column.gid.desc())
+        .limit(limit)
+    )
+    if wanted.states:
+        query = query.where(_column.state.in_([state.value for state in wanted.states]))
+    if wanted.attention is not None:  # spelled out, not bound: so that the partial index serves it
+        marked = _column.attention.is_(true())
+        query = query.where(marked if wanted.attention else ~marked)
+    if wanted.name:
+        query = query.where(_column.name == wanted.name)
+    if wanted.gids:
+        query = query.where(_column.gid.in_(list(wanted.gids)))
+    if wanted.begun_from is not None:
+        query = query.where(_column.begun_at >= wanted.begun_from)
+    if wanted.begun_before is not None:
+        query = query.where(_column.begun_at < wanted.begun_before)
+    if after is not None:
+        query = query.where(tuple_(_column.begun_at, _column.gid) < after)
+    return [_row(found) for found in connection.execute(query).mappings()]
+
+
+def orphans(connection: Connection, owner: str, limit: int) -> list[Row]:
+    """Unfinished rows that others own and this version can read, earliest wake_at first."""
+    query = (
+        select(transactions)
+        .where(_column.wake_at.is_not(None), _column.owner != owner, _column.min_reader <= READER)
+        .order_by(_column.wake_at, _column.namespace, _column.gid)
+        .limit(limit)
+    )
+    return [_row(found) for found in connection.execute(query).mappings()]
+
+
+def take_over(connection: Connection, rows: Sequence[Row]) -> None:
+    """Store the version and the owner of rows just read and raised by one."""
+    if not rows:
+        return
+    _ADOPT.run(
+        connection,
+        [
+            {
+                "key_namespace": row.key.namespace,
+                "key_gid": row.key.gid,
+                "expected": row.version - 1,
+                "version": row.version,
+                "owner": row.owner,
+                "write_id": ADOPTED,
+            }
+            for row in rows
+        ],
+    )
+
+
+def _verdict(row: Row, version: int, write_id: bytes) -> LogConflict | None:
+    if version == row.version and write_id == row.write_id:
+        return None
+    return LogConflict(row.key, version)
+
+
+def _versions(connection: Connection, keys: Collection[Key]) -> dict[Key, tuple[int, bytes]]:
+    query = select(_column.namespace, _column.gid, _column.version, _column.write_id)
+    return {
+        Key(found["namespace"], found["gid"]): (found["version"], found["write_id"])
+        for found in _by_key(connection, query, keys)
+    }
+
+
+def _by_key(connection: Connection, query: Select[Any], keys: Collection[Key]) -> Iterator[RowMapping]:
+    gids: dict[str, list[str]] = {}
+    for key in keys:
+        gids.setdefault(key.namespace, []).append(key.gid)
+    for namespace, of_namespace in gids.items():
+        for chunk in _chunks(of_namespace, _KEYS_AT_ONCE):
+            found = query.where(_column.namespace == namespace, _column.gid.in_(chunk))
+            yield from connection.execute(found).mappings()
+
+
+def _chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _values(row: Row, owner: str) -> dict[str, Any]:
+    return {
+        "namespace": row.key.namespace,
+        "gid": row.key.gid,
+        "key_namespace": row.key.namespace,
+        "key_gid": row.key.gid,
+        "expected": row.version - 1,
+        "version": row.version,
+        "state": row.state.value,
+        "name": row.name,
+        "owner": owner,
+        "wake_at": row.wake_at,
+        "begun_at": row.begun_at,
+        "decided_at": row.decided_at,
+        "finished_at": row.finished_at,
+        "attention": row.attention,
+        "min_reader": row.min_reader,
+        "write_id": row.write_id,
+        "progress": row.progress,
+        "body": row.body,
+    }
+
+
+def _row(found: RowMapping) -> Row:
+    return Row(
+        key=Key(found["namespace"], found["gid"]),
+        version=found["version"],
+        state=State(found["state"]),
+        name=found["name"],
+        wake_at=found["wake_at"],
+        begun_at=found["begun_at"],
+        decided_at=found["decided_at"],
+        finished_at=found["finished_at"],
+        attention=found["attention"],
+        write_id=found["write_id"],
+        body=found["body"],
+        progress=found["progress"],
+        min_reader=found["min_reader"],
+        owner=found["owner"],
+    )
