@@ -9,11 +9,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tcc.client._executed import Executed as Executed
+    from tcc.client._interactive import Transaction as Transaction
+    from tcc.client._manager import Manager as Manager
+    from tcc.client._plan import plan as plan
+    from tcc.client._views import (
+        COMPLETED as COMPLETED,
+        DECIDED as DECIDED,
+        BranchView as BranchView,
+        CancelReason as CancelReason,
+        Decision as Decision,
+        HistoryView as HistoryView,
+        Outcome as Outcome,
+        Phase as Phase,
+        State as State,
+        TransactionView as TransactionView,
+        TryResult as TryResult,
+        Wait as Wait,
+    )
     from tcc.errors import (
         BranchRefused as BranchRefused,
         GidReused as GidReused,
         ManagerError as ManagerError,
         ManagerUnavailable as ManagerUnavailable,
+        NeverExecutedWarning as NeverExecutedWarning,
         OutcomeUnknown as OutcomeUnknown,
         Refused as Refused,
         TccError as TccError,
@@ -24,15 +43,32 @@ if TYPE_CHECKING:
 
 _HOME = {
     "BranchRefused": "tcc.errors",
+    "BranchView": "tcc.client._views",
+    "CancelReason": "tcc.client._views",
+    "COMPLETED": "tcc.client._views",
+    "DECIDED": "tcc.client._views",
+    "Decision": "tcc.client._views",
+    "Executed": "tcc.client._executed",
     "GidReused": "tcc.errors",
+    "HistoryView": "tcc.client._views",
+    "Manager": "tcc.client._manager",
     "ManagerError": "tcc.errors",
     "ManagerUnavailable": "tcc.errors",
+    "NeverExecutedWarning": "tcc.errors",
+    "Outcome": "tcc.client._views",
     "OutcomeUnknown": "tcc.errors",
+    "Phase": "tcc.client._views",
+    "plan": "tcc.client._plan",
     "Refused": "tcc.errors",
+    "State": "tcc.client._views",
     "TccError": "tcc.errors",
+    "Transaction": "tcc.client._interactive",
     "TransactionCancelled": "tcc.errors",
     "TransactionMixed": "tcc.errors",
+    "TransactionView": "tcc.client._views",
+    "TryResult": "tcc.client._views",
     "UsageError": "tcc.errors",
+    "Wait": "tcc.client._views",
 }
 
 __all__ = sorted(_HOME)

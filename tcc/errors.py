@@ -11,7 +11,9 @@
     ├── Refused                   raised by a handler to refuse its Try
     └── UsageError                the calling code or the service's proto is wrong; no retry helps
 
-All of them pickle, so that they survive a process pool and a task queue.
+    NeverExecutedWarning          a planned call was thrown away; a warning, not an error
+
+All of the errors pickle, so that they survive a process pool and a task queue.
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ class TccError(Exception):
 
 class UsageError(TccError):
     """The calling code, the service's proto or its handlers are wrong: the message says where and what to do."""
+
+
+class NeverExecutedWarning(RuntimeWarning):
+    """A call was planned and then thrown away without `Manager.execute`: nothing of it was sent."""
 
 
 class TransactionMixed(TccError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 # Metadata towards participants.
@@ -48,6 +48,12 @@ PAYLOAD_MISMATCH: Final = "PAYLOAD_MISMATCH"
 WRONG_METHODS: Final = "WRONG_METHODS"
 HANDLER_FAILED: Final = "HANDLER_FAILED"
 NOT_A_BRANCH: Final = "NOT_A_BRANCH"
+UNDECODABLE: Final = "UNDECODABLE"
+
+# Reasons of ErrorInfo, the manager.
+GID_REUSED: Final = "GID_REUSED"
+"""Its fact `difference` says what differs, in words."""
+MIXED: Final = "MIXED"
 
 STATUS_BY_NUMBER: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 """gRPC status codes by their number on the wire."""
@@ -66,6 +72,29 @@ def error_details(code: grpc.StatusCode, message: str, reason: str, **facts: str
     info.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=facts))
     details: bytes = status_pb2.Status(code=code.value[0], message=message, details=[info]).SerializeToString()
     return details
+
+
+def busy_details(code: grpc.StatusCode, message: str, retry_after: float) -> bytes:
+    """As `error_details` with reason BUSY, and a RetryInfo.
+
+    Args:
+        code: the status that the details belong to.
+        message: the status message.
+        retry_after: seconds after which another delivery makes sense.
+    """
+    info, hint = any_pb2.Any(), any_pb2.Any()
+    info.Pack(error_details_pb2.ErrorInfo(reason=BUSY, domain=DOMAIN))
+    hint.Pack(error_details_pb2.RetryInfo(retry_delay=seconds(retry_after)))
+    details: bytes = status_pb2.Status(
+        code=code.value[0], message=message, details=[info, hint]
+    ).SerializeToString()
+    return details
+
+
+def seconds(length: float) -> duration_pb2.Duration:
+    """A `google.protobuf.Duration` of so many seconds, zero or more."""
+    nanos = round(length * 1e9)
+    return duration_pb2.Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
 
 
 def error_info(details: bytes) -> error_details_pb2.ErrorInfo | None:

@@ -1,0 +1,157 @@
+"""The only place that sends anything to a manager: one attempt of one call, by whatever way is best.
+
+The law: an attempt either returns the manager's answer or raises the `grpc.aio.AioRpcError` of that attempt, and
+nothing is sent before the connection was seen to be ready. So whoever repeats knows whether anything can have arrived.
+Lists on a stream will take the place of the unary calls here, and nobody above will notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Final
+
+import grpc
+import grpc.aio
+from opentelemetry import propagate
+
+from tcc.errors import UsageError
+from tcc.v1 import manager_pb2, manager_pb2_grpc
+
+CallMetadata = tuple[tuple[str, str], ...] | None
+
+_OPTIONS: Final[dict[str, int]] = {
+    "grpc.enable_http_proxy": 0,
+    # A manager that comes back is found within a second or two, not after gRPC's two minutes.
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.min_reconnect_backoff_ms": 2_000,
+    "grpc.max_reconnect_backoff_ms": 2_000,
+    # 64 Try replies do not fit gRPC's 4 MiB if each is as large as a request may be.
+    "grpc.max_receive_message_length": 32 * 1024 * 1024,
+}
+
+
+def trace_context() -> CallMetadata:
+    """The current OpenTelemetry context as metadata."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return tuple((key.lower(), value) for key, value in carrier.items()) or None
+
+
+class Transport:
+    """A connection to a manager.
+
+    Args:
+        target: the manager's address, as gRPC takes it.
+        credentials: for TLS; None: plain text.
+        options: gRPC channel options, which go before the SDK's own.
+        channel: a channel to use in place of all that; it is not closed here.
+    """
+
+    def __init__(
+        self,
+        target: str | None,
+        credentials: grpc.ChannelCredentials | None,
+        options: Sequence[tuple[str, object]],
+        channel: grpc.aio.Channel | None,
+    ) -> None:
+        self._own = channel is None
+        self._closed = False
+        if channel is None:
+            merged = list({**_OPTIONS, **dict(options)}.items())
+            if target is None:
+                raise UsageError("a Manager needs the manager's address or a channel")
+            channel = (
+                grpc.aio.insecure_channel(target, merged)
+                if credentials is None
+                else grpc.aio.secure_channel(target, credentials, merged)
+            )
+        self._channel = channel
+        self._stub = manager_pb2_grpc.TransactionManagerStub(channel)
+
+    def is_closed(self) -> bool:
+        """Nothing is sent any more."""
+        return self._closed
+
+    async def ready(self, timeout: float) -> bool:
+        """Waits until the connection stands, at most `timeout` seconds; says whether it does.
+
+        Raises:
+            UsageError: the Manager is closed.
+        """
+        if self._closed:
+            raise UsageError("this Manager is closed")
+        channel = self._channel
+        if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            return True
+        try:
+            async with asyncio.timeout(timeout):
+                await channel.channel_ready()
+        except TimeoutError:
+            return False
+        except grpc.aio.UsageError as error:  # closed while we waited
+            raise UsageError("this Manager was closed") from error
+        return True
+
+    async def execute(
+        self, request: manager_pb2.ExecuteRequest, timeout: float, metadata: CallMetadata
+    ) -> manager_pb2.ExecuteResponse:
+        """One attempt of Execute."""
+        return await self._stub.Execute(request, timeout=timeout, metadata=metadata)
+
+    async def begin(
+        self, request: manager_pb2.BeginRequest, timeout: float, metadata: CallMetadata
+    ) -> manager_pb2.BeginResponse:
+        """One attempt of Begin."""
+        return await self._stub.Begin(request, timeout=timeout, metadata=metadata)
+
+    async def attempt_try(
+        self, request: manager_pb2.TryRequest, timeout: float, metadata: CallMetadata
+    ) -> tuple[manager_pb2.TryResponse, grpc.aio.Metadata]:
+        """One attempt of Try; its reply and the participant's trailing metadata."""
+        call = self._stub.Try(request, timeout=timeout, metadata=metadata)
+        response = await call
+        return response, await call.trailing_metadata()
+
+    async def confirm(
+        self, request: manager_pb2.ConfirmRequest, timeout: float, metadata: CallMetadata
+    ) -> manager_pb2.ConfirmResponse:
+        """One attempt of Confirm."""
+        return await self._stub.Confirm(request, timeout=timeout, metadata=metadata)
+
+    async def cancel(
+        self, request: manager_pb2.CancelRequest, timeout: float, metadata: CallMetadata
+    ) -> manager_pb2.CancelResponse:
+        """One attempt of Cancel."""
+        return await self._stub.Cancel(request, timeout=timeout, metadata=metadata)
+
+    async def get(
+        self, request: manager_pb2.GetRequest, timeout: float, metadata: CallMetadata
+    ) -> manager_pb2.GetResponse:
+        """One attempt of Get."""
+        return await self._stub.Get(request, timeout=timeout, metadata=metadata)
+
+    async def list(
+        self, request: manager_pb2.ListRequest, timeout: float, metadata: CallMetadata
+    ) -> manager_pb2.ListResponse:
+        """One attempt of List."""
+        return await self._stub.List(request, timeout=timeout, metadata=metadata)
+
+    async def watch(
+        self, request: manager_pb2.WatchRequest, metadata: CallMetadata
+    ) -> AsyncGenerator[manager_pb2.WatchResponse, None]:
+        """One stream of Watch, until it ends or breaks."""
+        call = self._stub.Watch(request, metadata=metadata)
+        try:
+            async for response in call:
+                yield response
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Ends the connection, and whatever still waits on it."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._own:
+            await self._channel.close()
