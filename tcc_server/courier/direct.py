@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import grpc
 import grpc.aio
@@ -117,7 +118,7 @@ class _Line:
             command = self._waiting.pop(branch)
             task = asyncio.create_task(self._courier.carry(command))
             self._called[branch] = task
-            task.add_done_callback(lambda done, branch=branch: self._ended(branch, done))
+            task.add_done_callback(partial(self._ended, branch))
 
     def _ended(self, branch: _Branch, task: asyncio.Task[None]) -> None:
         del self._called[branch]

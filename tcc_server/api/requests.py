@@ -1,0 +1,166 @@
+"""Checks what clients ask and turns it into the core's values. What is wrong is a BadRequest that names the field."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from google.protobuf.duration_pb2 import Duration
+
+from tcc import wire
+from tcc.ids import problem_with_id
+from tcc.v1 import manager_pb2 as pb, transaction_pb2
+from tcc_server.api.errors import BadRequest
+from tcc_server.core.model import Ask, Methods
+
+_PATH = re.compile(r"/[A-Za-z_][\w.]*/[A-Za-z_]\w*", re.ASCII)
+_METADATA_KEY = re.compile(r"[a-z0-9_.-]{1,256}")
+_METADATA_BYTES = 4096
+_NAME_LENGTH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is taken at most; the configuration documents each under the same name. Times in seconds."""
+
+    branches: int = 64
+    request_bytes: int = 256 * 1024
+    transaction_bytes: int = 1024 * 1024
+    default_timeout: float = 30.0
+    max_timeout: float = 3600.0
+
+
+class Requests:
+    """Reads requests.
+
+    Args:
+        participants: the names that clients may use.
+    """
+
+    def __init__(self, participants: Collection[str], limits: Limits) -> None:
+        self._participants = participants
+        self._limits = limits
+
+    def gid(self, gid: str) -> str:
+        """A gid that fits."""
+        problem = problem_with_id("gid", gid)
+        if problem is not None:
+            raise BadRequest(problem, "BAD_ID")
+        return gid
+
+    def name(self, name: str) -> str:
+        """A transaction's name that fits."""
+        if len(name) > _NAME_LENGTH:
+            raise BadRequest(f"name has {len(name)} characters, the limit is {_NAME_LENGTH}")
+        return name
+
+    def timeout(self, request: pb.ExecuteRequest | pb.BeginRequest) -> float:
+        """The transaction's deadline, in seconds from now."""
+        if not request.HasField("timeout"):
+            return self._limits.default_timeout
+        timeout = _seconds(request.timeout)
+        if timeout <= 0:
+            raise BadRequest(f"timeout is {timeout:g} s, which is past: give a positive time", "BAD_DEADLINE")
+        if timeout > self._limits.max_timeout:
+            raise BadRequest(f"timeout is {timeout:g} s, the limit is {self._limits.max_timeout:g} s", "BAD_DEADLINE")
+        return timeout
+
+    def plan(self, branches: Collection[pb.PlannedBranch]) -> tuple[Ask, ...]:
+        """All branches of a plan."""
+        if not branches:
+            raise BadRequest("the plan has no branches: give 1 or more", "NO_BRANCHES")
+        if len(branches) > self._limits.branches:
+            raise BadRequest(
+                f"the plan has {len(branches)} branches, the limit is {self._limits.branches}", "LIMIT_EXCEEDED"
+            )
+        asks = tuple(self._ask(branch, branch.step or str(position)) for position, branch in enumerate(branches))
+        seen: set[str] = set()
+        for ask in asks:
+            if ask.step in seen:
+                raise BadRequest(f"two branches have the step {ask.step!r}: steps are distinct", "DUPLICATE_STEP")
+            seen.add(ask.step)
+        total = sum(len(ask.request) for ask in asks)
+        if total > self._limits.transaction_bytes:
+            raise BadRequest(
+                f"the requests have {total} bytes together, the limit is {self._limits.transaction_bytes}",
+                "LIMIT_EXCEEDED",
+            )
+        return asks
+
+    def branch(self, branch: pb.PlannedBranch) -> Ask:
+        """One branch that is to be enlisted."""
+        if not branch.step:
+            raise BadRequest("step is empty: a Try that is repeated must name the same step", "BAD_ID")
+        return self._ask(branch, branch.step)
+
+    def _ask(self, branch: pb.PlannedBranch, step: str) -> Ask:
+        for kind, value in (("step", step), (f"participant of step {step!r}", branch.participant)):
+            problem = problem_with_id(kind, value)
+            if problem is not None:
+                raise BadRequest(problem, "BAD_ID")
+        if branch.participant not in self._participants:
+            known = ", ".join(sorted(self._participants)) or "none"
+            raise BadRequest(
+                f"step {step!r}: participant {branch.participant!r} is not configured here; known: {known}",
+                "UNKNOWN_PARTICIPANT",
+            )
+        if len(branch.request) > self._limits.request_bytes:
+            size, limit = len(branch.request), self._limits.request_bytes
+            raise BadRequest(f"step {step!r}: the request has {size} bytes, the limit is {limit}", "LIMIT_EXCEEDED")
+        return Ask(
+            step=step,
+            participant=branch.participant,
+            methods=_methods(step, branch.methods),
+            request=branch.request,
+            request_hash=hashlib.blake2b(branch.request, digest_size=16).digest(),
+            try_timeout=_try_timeout(step, branch),
+            metadata=_metadata(step, branch.metadata),
+        )
+
+
+def _methods(step: str, methods: transaction_pb2.Methods) -> Methods:
+    paths = (methods.try_method, methods.confirm_method, methods.cancel_method)
+    for role, path in zip(("try", "confirm", "cancel"), paths, strict=True):
+        if not _PATH.fullmatch(path):
+            raise BadRequest(
+                f"step {step!r}: {role}_method {path!r} is no path of the form /package.Service/Method", "BAD_METHODS"
+            )
+    if len({path.rpartition("/")[0] for path in paths}) != 1 or len(set(paths)) != 3:
+        raise BadRequest(
+            f"step {step!r}: Try, Confirm and Cancel are three methods of one service, not {', '.join(paths)}",
+            "BAD_METHODS",
+        )
+    return Methods(*paths)
+
+
+def _try_timeout(step: str, branch: pb.PlannedBranch) -> float | None:
+    if not branch.HasField("try_timeout"):
+        return None
+    timeout = _seconds(branch.try_timeout)
+    if timeout <= 0:
+        raise BadRequest(f"step {step!r}: try_timeout is {timeout:g} s: give a positive time", "BAD_DEADLINE")
+    return timeout
+
+
+def _metadata(step: str, entries: Iterable[transaction_pb2.Metadata]) -> tuple[tuple[str, bytes], ...]:
+    pairs = tuple((entry.key, entry.value) for entry in entries)
+    size = sum(len(key) + len(value) + 32 for key, value in pairs)
+    if size > _METADATA_BYTES:
+        raise BadRequest(f"step {step!r}: metadata of {size} bytes, the limit is {_METADATA_BYTES}", "LIMIT_EXCEEDED")
+    for key, value in pairs:
+        if not _METADATA_KEY.fullmatch(key) or key.startswith(("grpc-", "tcc-")) or key in _TRACE_KEYS:
+            raise BadRequest(f"step {step!r}: metadata key {key!r} is not for clients to set", "BAD_METADATA")
+        if not key.endswith("-bin") and not all(32 <= byte < 127 for byte in value):
+            raise BadRequest(
+                f"step {step!r}: metadata {key!r} is not printable ASCII: use a key that ends in -bin", "BAD_METADATA"
+            )
+    return pairs
+
+
+_TRACE_KEYS = frozenset({wire.TRACEPARENT, wire.TRACESTATE})
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9

@@ -1,0 +1,271 @@
+"""`tcc.v1.TransactionManager`: each method checks its request, asks the engine and renders the answer.
+
+Every refusal is a status with an ErrorInfo. A decision to cancel is ABORTED with a `Cancelled` in its details, so that
+no client can take it for a success by not looking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from typing import NoReturn, TypeVar
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from tcc import wire
+from tcc.ids import DEFAULT_NAMESPACE
+from tcc.v1 import manager_pb2 as pb, manager_pb2_grpc, transaction_pb2
+from tcc_server.api import render
+from tcc_server.api.errors import BadRequest, failure_of
+from tcc_server.api.requests import Requests
+from tcc_server.core.model import Decision, Key, Reservation, Status, Transaction
+from tcc_server.engine.engine import Engine, is_final
+from tcc_server.log.seam import Filter
+
+_log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+_Context = grpc.aio.ServicerContext[object, object]
+
+_PAGE, _PAGE_MAX, _GIDS_MAX = 100, 1000, 1000
+_ANSWER_MARGIN = 0.2
+"""Seconds before the call's deadline at which a COMPLETED answer goes out with what there is."""
+_PATIENCE = 60.0
+"""Seconds that a call without a deadline waits for completion."""
+
+_RESULT_WORDS = {
+    Reservation.RESERVED: "reserved",
+    Reservation.REFUSED: "refused",
+    Reservation.DECLINED: "refused",
+    Reservation.UNKNOWN: "unknown",
+    Reservation.PENDING: "unknown",
+}
+
+
+class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
+    """Answers clients.
+
+    Args:
+        engine: does the work.
+        requests: checks the requests.
+    """
+
+    def __init__(self, engine: Engine, requests: Requests) -> None:
+        self._engine = engine
+        self._requests = requests
+        self._in_progress = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def drained(self) -> None:
+        """Returns once no call is in progress."""
+        await self._idle.wait()
+
+    async def Execute(self, request: pb.ExecuteRequest, context: _Context) -> pb.ExecuteResponse:
+        """Run a plan."""
+        return await self._answer(self._execute(request, context), context)
+
+    def ExecuteStream(self, request_iterator: object, context: _Context) -> AsyncIterator[pb.ExecuteStreamResponse]:
+        """Lists of plans: not served yet; clients fall back on Execute."""
+        return self._unimplemented(context)
+
+    async def Begin(self, request: pb.BeginRequest, context: _Context) -> pb.BeginResponse:
+        """Begin an interactive transaction."""
+        return await self._answer(self._begin(request, context), context)
+
+    async def Try(self, request: pb.TryRequest, context: _Context) -> pb.TryResponse:
+        """Enlist a branch and call its Try."""
+        return await self._answer(self._try(request, context), context)
+
+    async def Confirm(self, request: pb.ConfirmRequest, context: _Context) -> pb.ConfirmResponse:
+        """Ask for the Confirm of an interactive transaction."""
+        return await self._answer(self._confirm(request, context), context)
+
+    async def Cancel(self, request: pb.CancelRequest, context: _Context) -> pb.CancelResponse:
+        """Ask for the Cancel."""
+        return await self._answer(self._cancel(request, context), context)
+
+    async def Get(self, request: pb.GetRequest, context: _Context) -> pb.GetResponse:
+        """One transaction."""
+        return await self._answer(self._get(request), context)
+
+    async def List(self, request: pb.ListRequest, context: _Context) -> pb.ListResponse:
+        """Transactions by filter."""
+        return await self._answer(self._list(request), context)
+
+    async def Watch(self, request: pb.WatchRequest, context: _Context) -> AsyncIterator[pb.WatchResponse]:
+        """One transaction's states until it is final."""
+        try:
+            key = self._key(request.gid)
+            async for tx in self._engine.watch(key, request.after_version):
+                yield pb.WatchResponse(transaction=render.transaction(tx))
+        except Exception as error:  # every error of ours has a status; the rest is a bug and says so
+            await _abort(context, error)
+
+    # What each does
+
+    async def _execute(self, request: pb.ExecuteRequest, context: _Context) -> pb.ExecuteResponse:
+        key = self._key(request.gid)
+        asks = self._requests.plan(request.branches)
+        name, timeout = self._requests.name(request.name), self._requests.timeout(request)
+        tx = await self._engine.execute(key, name, asks, timeout, _trace(context))
+        tx = await self._completed(tx, request.wait, context)
+        await _abort_if_cancelled(tx, context)
+        return pb.ExecuteResponse(transaction=render.transaction(tx, with_payloads=True))
+
+    async def _begin(self, request: pb.BeginRequest, context: _Context) -> pb.BeginResponse:
+        key = self._key(request.gid)
+        name, timeout = self._requests.name(request.name), self._requests.timeout(request)
+        tx = await self._engine.begin(key, name, timeout, _trace(context))
+        return pb.BeginResponse(transaction=render.transaction(tx))
+
+    async def _try(self, request: pb.TryRequest, context: _Context) -> pb.TryResponse:
+        key = self._key(request.gid)
+        ask = self._requests.branch(request.branch)
+        tx, trailers = await self._engine.enlist(key, ask)
+        position = tx.find(ask.step)
+        branch = tx.branches[position if position is not None else 0]
+        if branch.reservation in (Reservation.PENDING, Reservation.UNKNOWN) and tx.decision is Decision.CANCEL:
+            await _abort_if_cancelled(tx, context)
+        context.set_trailing_metadata((*_app_trailers(trailers), (wire.TRY_RESULT, _RESULT_WORDS[branch.reservation])))
+        if branch.reservation is Reservation.RESERVED:
+            return pb.TryResponse(reply=branch.reply)
+        status = branch.status or Status(4, "the Try was not answered in time")
+        await _abort_with(context, wire.STATUS_BY_NUMBER[status.code], status.message, status.details)
+
+    async def _confirm(self, request: pb.ConfirmRequest, context: _Context) -> pb.ConfirmResponse:
+        tx = await self._engine.confirm(self._key(request.gid))
+        tx = await self._completed(tx, request.wait, context)
+        await _abort_if_cancelled(tx, context)
+        return pb.ConfirmResponse(transaction=render.transaction(tx, with_payloads=True))
+
+    async def _cancel(self, request: pb.CancelRequest, context: _Context) -> pb.CancelResponse:
+        tx = await self._engine.cancel(self._key(request.gid), request.reason[:256])
+        tx = await self._completed(tx, request.wait, context)
+        return pb.CancelResponse(transaction=render.transaction(tx))
+
+    async def _get(self, request: pb.GetRequest) -> pb.GetResponse:
+        if request.HasField("tried_at"):
+            raise BadRequest(
+                "tried_at is not answered yet: ask without it", "NOT_SERVED", grpc.StatusCode.UNIMPLEMENTED
+            )
+        tx = await self._engine.get(self._key(request.gid))
+        return pb.GetResponse(transaction=render.transaction(tx, with_payloads=request.with_payloads))
+
+    async def _list(self, request: pb.ListRequest) -> pb.ListResponse:
+        if len(request.gids) > _GIDS_MAX:
+            raise BadRequest(f"{len(request.gids)} gids, the limit is {_GIDS_MAX}", "LIMIT_EXCEEDED")
+        states = []
+        for number in request.states:
+            if number not in render.STATE_OF:
+                raise BadRequest(f"states: {number} is no state that a stored transaction can have")
+            states.append(render.STATE_OF[number])
+        wanted = Filter(
+            namespace=DEFAULT_NAMESPACE,
+            states=tuple(states),
+            attention=request.attention if request.HasField("attention") else None,
+            name=request.name,
+            gids=tuple(request.gids),
+            begun_from=request.begun_from.ToNanoseconds() / 1e9 if request.HasField("begun_from") else None,
+            begun_before=request.begun_before.ToNanoseconds() / 1e9 if request.HasField("begun_before") else None,
+        )
+        try:
+            found, token = await self._engine.list(
+                wanted, min(request.page_size or _PAGE, _PAGE_MAX), request.page_token or None
+            )
+        except ValueError as error:
+            raise BadRequest(f"page_token: {error}: start again without one", "BAD_PAGE_TOKEN") from error
+        return pb.ListResponse(
+            transactions=[render.transaction(tx, with_branches=False) for tx in found], next_page_token=token or ""
+        )
+
+    # Around each
+
+    def _key(self, gid: str) -> Key:
+        return Key(DEFAULT_NAMESPACE, self._requests.gid(gid))
+
+    async def _answer(self, work: Awaitable[_T], context: _Context) -> _T:
+        self._in_progress += 1
+        self._idle.clear()
+        try:
+            return await work
+        except Exception as error:  # every error of ours has a status; the rest is a bug and says so
+            await _abort(context, error)
+        finally:
+            self._in_progress -= 1
+            if not self._in_progress:
+                self._idle.set()
+
+    async def _completed(self, tx: Transaction, wait: pb.Wait.ValueType, context: _Context) -> Transaction:
+        if wait != pb.WAIT_COMPLETED or tx.state.is_final:
+            return tx
+        left = _time_left(context)
+        patience = _PATIENCE if left is None else max(0.0, left - _ANSWER_MARGIN)
+        try:
+            async with asyncio.timeout(patience):
+                return await self._engine.wait(tx.key, is_final)
+        except TimeoutError:
+            return await self._engine.get(tx.key)
+
+    async def _unimplemented(self, context: _Context) -> AsyncIterator[pb.ExecuteStreamResponse]:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ExecuteStream is not served by this version: use Execute")
+        yield pb.ExecuteStreamResponse()  # makes this a generator
+
+
+def _trace(context: _Context) -> tuple[str, str]:
+    found = {key: value for key, value in context.invocation_metadata() or () if key in _TRACE_KEYS}
+    return str(found.get(wire.TRACEPARENT, "")), str(found.get(wire.TRACESTATE, ""))
+
+
+_TRACE_KEYS = frozenset({wire.TRACEPARENT, wire.TRACESTATE})
+
+
+def _time_left(context: _Context) -> float | None:
+    return context.time_remaining()  # None where the call has no deadline, whatever its stub says
+
+
+def _app_trailers(trailers: Iterable[tuple[str, str | bytes]]) -> tuple[tuple[str, str | bytes], ...]:
+    return tuple(pair for pair in trailers if not pair[0].startswith("grpc-") and pair[0] != wire.TRY_RESULT)
+
+
+async def _abort_if_cancelled(tx: Transaction, context: _Context) -> None:
+    if tx.decision is not Decision.CANCEL:
+        return
+    cancelled = render.cancelled(tx)
+    words = [_in_words(refusal) for refusal in cancelled.refusals] or [tx.decided_text or tx.cancel_reason.name.lower()]
+    message = f"transaction {tx.key.gid} was cancelled: {'; '.join(words)}"[:1024]
+    info = error_details_pb2.ErrorInfo(reason="TRANSACTION_CANCELLED", domain=wire.DOMAIN, metadata={"gid": tx.key.gid})
+    status = status_pb2.Status(code=grpc.StatusCode.ABORTED.value[0], message=message)
+    for detail in (info, cancelled):
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    await _abort_with(context, grpc.StatusCode.ABORTED, message, status.SerializeToString())
+
+
+def _in_words(refusal: transaction_pb2.Refusal) -> str:
+    verb = "refused" if refusal.result == transaction_pb2.TRY_RESULT_REFUSED else "did not answer"
+    code = wire.STATUS_BY_NUMBER[refusal.status.code].name
+    return f"{refusal.participant} {verb} {refusal.method} (step {refusal.step}): {code}: {refusal.status.message}"
+
+
+async def _abort(context: _Context, error: Exception) -> NoReturn:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    failure = failure_of(error)
+    if failure is None:
+        _log.error("request_failed", exc_info=error)
+        message = "the manager failed at this request: its log says why"
+        details = wire.error_details(grpc.StatusCode.INTERNAL, message, "BUG")
+        await _abort_with(context, grpc.StatusCode.INTERNAL, message, details)
+    await _abort_with(context, failure.code, failure.message, failure.details)
+
+
+async def _abort_with(context: _Context, code: grpc.StatusCode, message: str, details: bytes) -> NoReturn:
+    trailers = list(context.trailing_metadata() or ())
+    if details:
+        trailers.append((wire.STATUS_DETAILS, details))
+    await context.abort(code, message, tuple(trailers))

@@ -1,0 +1,88 @@
+"""A transaction that this replica works on: its last durable value, what waits to be answered, and who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from tcc_server.core.messages import Signal
+from tcc_server.core.model import Ask, Key, Transaction
+
+Condition = Callable[[Transaction], bool]
+
+
+class Lost(Exception):
+    """This replica works on the transaction no more: the log has what there is to know."""
+
+
+class Live:
+    """One transaction in work.
+
+    Attributes:
+        tx: what is durable, and what was learned since; None until the begin is durable.
+        inbox: signals that wait for their turn.
+        writing: an append is under way; signals wait.
+        tries: the attempts in flight.
+        enlisting: branches that were asked for and are not durable yet, by step.
+        trailers: what participants sent behind their answer to a Try, by step, to be passed through.
+    """
+
+    __slots__ = ("_waiters", "enlisting", "inbox", "key", "lost", "trailers", "tries", "tx", "writing")
+
+    def __init__(self, key: Key, tx: Transaction | None = None) -> None:
+        self.key = key
+        self.tx = tx
+        self.inbox: deque[Signal] = deque()
+        self.writing = False
+        self.tries: set[asyncio.Task[None]] = set()
+        self.enlisting: dict[str, Ask] = {}
+        self.trailers: dict[str, Sequence[tuple[str, str | bytes]]] = {}
+        self.lost: Exception | None = None
+        self._waiters: list[tuple[Condition, asyncio.Future[Transaction]]] = []
+
+    async def until(self, condition: Condition) -> Transaction:
+        """The transaction as soon as the condition holds.
+
+        Raises:
+            Lost: it is no longer worked on here.
+            EngineError: it came to nothing.
+        """
+        if self.tx is not None and condition(self.tx):
+            return self.tx
+        if self.lost is not None:
+            raise self.lost
+        future: asyncio.Future[Transaction] = asyncio.get_running_loop().create_future()
+        entry = (condition, future)
+        self._waiters.append(entry)
+        try:
+            return await future
+        finally:
+            if entry in self._waiters:
+                self._waiters.remove(entry)
+
+    def tell(self) -> None:
+        """Wake those whose condition holds now."""
+        tx = self.tx
+        if tx is None or not self._waiters:
+            return
+        waiting = []
+        for entry in self._waiters:
+            condition, future = entry
+            if future.done():
+                continue
+            if condition(tx):
+                future.set_result(tx)
+            else:
+                waiting.append(entry)
+        self._waiters = waiting
+
+    def end(self, why: Exception) -> None:
+        """Send away everybody who still waits."""
+        self.lost = why
+        waiters, self._waiters = self._waiters, []
+        for _, future in waiters:
+            if not future.done():
+                future.set_exception(why)
+        for attempt in self.tries:
+            attempt.cancel()

@@ -1,0 +1,352 @@
+"""The worker: answers the signals of each transaction one after the other, appends, and only then acts.
+
+While an append is under way the transaction's signals wait in its inbox, so nothing is decided on what is not durable.
+Different transactions do not wait for each other. Who loses a compare-and-set forgets the transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from tcc.v1.participant_pb2 import Command
+from tcc_server.caller.seam import Caller, TryCall
+from tcc_server.clock import Clock, Ids, Rng
+from tcc_server.core.decide import decide, next_wake
+from tcc_server.core.messages import (
+    Answer,
+    Circumstance,
+    DropTries,
+    Effect,
+    Resumed,
+    SendCommand,
+    SendTry,
+    Signal,
+    TimerFired,
+    TryAnswered,
+    Write,
+)
+from tcc_server.core.model import Key, Status, Transaction
+from tcc_server.core.policy import Policy
+from tcc_server.courier.seam import Courier
+from tcc_server.engine import wire_commands
+from tcc_server.engine.errors import Draining, EngineError, Rejected, UnknownTransaction, Unsettled
+from tcc_server.engine.live import Condition, Live, Lost
+from tcc_server.engine.tasks import Tasks
+from tcc_server.engine.timers import Timers
+from tcc_server.log.codec import decode, encode
+from tcc_server.log.seam import Log, LogConflict, LogRejected, LogUnavailable, LogUnknown, Row
+
+_log = structlog.get_logger(__name__)
+
+_SETTLE_FIRST, _SETTLE_MAX = 0.05, 1.0
+_REVIVE_AFTER = 5.0
+_OUT_OF_RANGE = 11
+_LAST_WRITES = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seams:
+    """What the engine stands on; see DESIGN.md for each."""
+
+    log: Log
+    caller: Caller
+    courier: Courier
+    clock: Clock
+    ids: Ids
+    rng: Rng
+
+
+class Worker:
+    """The transactions in work, by key.
+
+    Args:
+        replica: this replica's id, for the history.
+        payload_limit: bytes of all requests and Try replies of a transaction together.
+    """
+
+    def __init__(self, seams: Seams, policy: Policy, *, replica: str, payload_limit: int) -> None:
+        self._seams = seams
+        self._policy = policy
+        self._replica = replica
+        self._payload_limit = payload_limit
+        self._live: dict[Key, Live] = {}
+        self._timers: Timers[Key] = Timers(seams.clock, self._timer_fired)
+        self._tasks = Tasks()
+        self._writes = Tasks()
+        self.silent: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[Live]:
+        return iter(list(self._live.values()))
+
+    def get(self, key: Key) -> Live | None:
+        """The transaction in work under that key."""
+        return self._live.get(key)
+
+    def begin(self, key: Key, answer: Answer) -> Live:
+        """Take up a new transaction: its begin is written, then its Tries leave."""
+        live = self._live[key] = Live(key)
+        live.writing = True
+        self._writes.start(self._write(live, answer))
+        return live
+
+    async def close(self) -> None:
+        """Stop: appends under way end, everything else is left to whoever opens the log next."""
+        self._timers.close()
+        await self._tasks.close()
+        try:
+            async with asyncio.timeout(_LAST_WRITES):
+                await self._writes.drain()
+        except TimeoutError:
+            _log.error("appends_abandoned", hint="the log does not answer; the next start settles what is in it")
+            await self._writes.close()
+        for live in self:
+            live.end(Draining(live.key))
+        self._live.clear()
+
+    # One signal after the other
+
+    def signal(self, live: Live, signal: Signal) -> None:
+        """Put a signal into the transaction's inbox, and answer it as soon as its turn comes."""
+        live.inbox.append(signal)
+        self._pump(live)
+
+    def _pump(self, live: Live) -> None:
+        """Answer what waits in the inbox, up to the first answer that must be written."""
+        while live.inbox and not live.writing and live.tx is not None and live.lost is None:
+            signal = live.inbox.popleft()
+            try:
+                answer = decide(live.tx, signal, self.circumstance(), self._policy)
+            except Exception:
+                _log.exception("transaction_poisoned", gid=live.key.gid, signal=type(signal).__name__)
+                self._give_up(live)
+                return
+            if answer.write:
+                live.writing = True
+                self._writes.start(self._write(live, answer))
+                return
+            live.tx = answer.after
+            self._perform(live, answer.effects)
+        if not live.writing and live.tx is not None and live.lost is None:
+            self._timers.set(live.key, next_wake(live.tx, self._policy))
+            live.tell()
+
+    async def _write(self, live: Live, answer: Answer) -> None:
+        """Append, then act."""
+        try:
+            row = self._row(answer)
+            await self._append(row)
+        except LogConflict as conflict:
+            self._lose(live, conflict)
+            return
+        except LogRejected as rejected:
+            self._rejected(live, rejected)
+            return
+        except Exception:
+            _log.exception("transaction_poisoned", gid=live.key.gid)
+            self._give_up(live)
+            return
+        live.tx = replace(answer.after, version=row.version)
+        live.writing = False
+        for event_step in [step for step in live.enlisting if live.tx.find(step) is not None]:
+            del live.enlisting[event_step]
+        self._perform(live, answer.effects)
+        if live.tx.state.is_final:
+            self._retire(live)
+        else:
+            self._pump(live)
+
+    async def _append(self, row: Row) -> None:
+        """Append until it is known what became of it. Raises LogConflict, LogRejected."""
+        wait = _SETTLE_FIRST
+        while True:
+            try:
+                await self._seams.log.append(row)
+                return
+            except LogUnknown as unknown:
+                _log.warning("append_unknown", gid=row.key.gid, version=row.version, error=str(unknown))
+            # Only a read that shows our write_id settles it; one that does not, proves nothing until the version
+            # has moved on. Appending the same row again under the same version is safe either way.
+            await asyncio.sleep(wait)
+            wait = min(_SETTLE_MAX, wait * 2)
+            try:
+                found = (await self._seams.log.load([row.key])).get(row.key)
+            except LogUnavailable:
+                continue
+            if found is not None and found.write_id == row.write_id:
+                return
+            if found is not None and found.version >= row.version:
+                raise LogConflict(row.key, found.version)
+
+    def _row(self, answer: Answer) -> Row:
+        at = self._seams.clock.now()
+        return encode(
+            answer.after,
+            with_body=answer.write is Write.BODY,
+            wake=next_wake(answer.after, self._policy),
+            at=at,
+            write_id=self._seams.ids.write_id(),
+        )
+
+    # Effects
+
+    def _perform(self, live: Live, effects: Sequence[Effect]) -> None:
+        commands: list[Command] = []
+        tx = live.tx
+        assert tx is not None  # noqa: S101  effects come from a transaction
+        for effect in effects:
+            match effect:
+                case SendCommand(position, attempt):
+                    if tx.branches[position].unanswered:
+                        self.silent.add(tx.branches[position].ask.participant)
+                    commands.append(wire_commands.command(tx, position, attempt))
+                case SendTry(position, attempt, timeout):
+                    task = self._tasks.start(self._try(live, tx, position, attempt, timeout))
+                    live.tries.add(task)
+                    task.add_done_callback(live.tries.discard)
+                case DropTries():
+                    for attempt_task in list(live.tries):
+                        attempt_task.cancel()
+        if commands:
+            self._seams.courier.send(commands)
+
+    async def _try(self, live: Live, tx: Transaction, position: int, attempt: int, timeout: float) -> None:
+        ask = tx.branches[position].ask
+        sent_at = self._seams.clock.now().wall
+        call = TryCall(
+            key=live.key,
+            ask=ask,
+            attempt=attempt,
+            timeout=timeout,
+            deadline_at=tx.deadline_at,
+            traceparent=tx.traceparent,
+            tracestate=tx.tracestate,
+        )
+        answer = await self._seams.caller.call(call)
+        status = answer.status
+        if live.tx is not None and payload(live.tx) + len(answer.reply) > self._payload_limit:
+            message = f"the reply has {len(answer.reply)} bytes, more than the transaction's limit leaves"
+            status = Status(_OUT_OF_RANGE, message)  # not marked: refused, and Cancel is sent
+        live.trailers[ask.step] = answer.trailers
+        self.signal(
+            live,
+            TryAnswered(
+                step=ask.step,
+                attempt=attempt,
+                status=status,
+                marked=answer.marked,
+                reply=b"" if status.code else answer.reply,
+                expires_in=answer.expires_in,
+                retry_after=answer.retry_after,
+                sent_at=sent_at,
+            ),
+        )
+
+    # Finding and ending
+
+    async def find(self, key: Key) -> Live | Transaction:
+        """The transaction in work, or the final one from the log. What nobody works on is taken up again."""
+        while True:
+            live = self._live.get(key)
+            if live is not None:
+                try:
+                    await live.until(lambda tx: True)
+                except Lost:
+                    continue
+                return live
+            row = await self.load(key)
+            if key in self._live:
+                continue
+            if row.state.is_final:
+                return decode(row, self._seams.clock.now())
+            return self.resume(row)
+
+    async def until(self, live: Live, condition: Condition) -> Transaction:
+        """The transaction once the condition holds, also if it moves to the log meanwhile. Raises EngineError."""
+        while True:
+            try:
+                return await live.until(condition)
+            except Lost:
+                found = await self.find(live.key)
+                if not isinstance(found, Live):
+                    return found
+                live = found
+
+    async def load(self, key: Key) -> Row:
+        """The row of a transaction. Raises UnknownTransaction, Unsettled."""
+        try:
+            rows = await self._seams.log.load([key])
+        except LogUnavailable as error:
+            raise Unsettled(key, str(error)) from error
+        row = rows.get(key)
+        if row is None:
+            raise UnknownTransaction(key)
+        return row
+
+    def resume(self, row: Row) -> Live:
+        """Take up a transaction from its row."""
+        live = self._live[row.key] = Live(row.key, decode(row, self._seams.clock.now()))
+        self.signal(live, Resumed())
+        return live
+
+    def _retire(self, live: Live) -> None:
+        live.tell()
+        live.end(Lost())
+        self._timers.set(live.key, None)
+        self._live.pop(live.key, None)
+
+    def _lose(self, live: Live, conflict: LogConflict) -> None:
+        """Somebody else wrote: forget the transaction, perform nothing, answer from the row."""
+        if live.tx is not None:
+            _log.warning("compare_and_set_lost", gid=live.key.gid, found=conflict.found)
+        self._forget(live, Lost())
+
+    def _rejected(self, live: Live, rejected: LogRejected) -> None:
+        if live.tx is None:
+            self._forget(live, Rejected(live.key, str(rejected)))
+            return
+        # What was to be written is void, so what is durable stands. The deadline or the next retry tries another way.
+        _log.error("append_rejected", gid=live.key.gid, error=str(rejected))
+        for step in list(live.enlisting):
+            del live.enlisting[step]
+        self._give_up(live)
+
+    def _give_up(self, live: Live) -> None:
+        """Forget the transaction as it is here, and take it up again from the log after a while."""
+        self._forget(live, Unsettled(live.key, "see the manager's log"))
+        self._tasks.start(self._revive(live.key))
+
+    async def _revive(self, key: Key) -> None:
+        await asyncio.sleep(_REVIVE_AFTER)
+        try:
+            await self.find(key)
+        except UnknownTransaction:
+            return
+        except EngineError:
+            self._tasks.start(self._revive(key))
+
+    def _forget(self, live: Live, why: Exception) -> None:
+        if self._live.get(live.key) is live:
+            del self._live[live.key]
+        self._timers.set(live.key, None)
+        live.end(why)
+
+    def _timer_fired(self, key: Key) -> None:
+        live = self._live.get(key)
+        if live is not None:
+            self.signal(live, TimerFired())
+
+    def circumstance(self) -> Circumstance:
+        """When, by whom and with what dice a signal is answered now."""
+        return Circumstance(self._seams.clock.now(), self._seams.rng.uniform(), self._replica)
+
+
+def payload(tx: Transaction) -> int:
+    """Bytes of the transaction's requests and Try replies."""
+    return sum(len(branch.ask.request) + len(branch.reply) for branch in tx.branches)
