@@ -211,8 +211,11 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
             return await self._engine.get(tx.key)
 
     async def _unimplemented(self, context: _Context) -> AsyncIterator[pb.ExecuteStreamResponse]:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ExecuteStream is not served by this version: use Execute")
-        yield pb.ExecuteStreamResponse()  # makes this a generator
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details("ExecuteStream is not served by this version: use Execute")
+        responses: tuple[pb.ExecuteStreamResponse, ...] = ()
+        for response in responses:
+            yield response
 
 
 def _trace(context: _Context) -> tuple[str, str]:
