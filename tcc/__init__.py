@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         Decision as Decision,
         HistoryView as HistoryView,
         Outcome as Outcome,
-        Phase as Phase,
         State as State,
         TransactionView as TransactionView,
         TryResult as TryResult,
@@ -40,8 +39,17 @@ if TYPE_CHECKING:
         TransactionMixed as TransactionMixed,
         UsageError as UsageError,
     )
+    from tcc.fence import MemoryFence as MemoryFence, SqlFence as SqlFence
+    from tcc.lock import NoLock as NoLock
+    from tcc.participant import (
+        Branch as Branch,
+        ParticipantServer as ParticipantServer,
+        branch as branch,
+    )
 
 _HOME = {
+    "branch": "tcc.participant",
+    "Branch": "tcc.participant",
     "BranchRefused": "tcc.errors",
     "BranchView": "tcc.client._views",
     "CancelReason": "tcc.client._views",
@@ -54,12 +62,15 @@ _HOME = {
     "Manager": "tcc.client._manager",
     "ManagerError": "tcc.errors",
     "ManagerUnavailable": "tcc.errors",
+    "MemoryFence": "tcc.fence",
     "NeverExecutedWarning": "tcc.errors",
+    "NoLock": "tcc.lock",
     "Outcome": "tcc.client._views",
     "OutcomeUnknown": "tcc.errors",
-    "Phase": "tcc.client._views",
+    "ParticipantServer": "tcc.participant",
     "plan": "tcc.client._plan",
     "Refused": "tcc.errors",
+    "SqlFence": "tcc.fence",
     "State": "tcc.client._views",
     "TccError": "tcc.errors",
     "Transaction": "tcc.client._interactive",

@@ -59,7 +59,7 @@ STATUS_BY_NUMBER: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for c
 """gRPC status codes by their number on the wire."""
 
 
-def error_details(code: grpc.StatusCode, message: str, reason: str, **facts: str) -> bytes:
+def error_details(code: grpc.StatusCode, message: str, reason: str, /, **facts: str) -> bytes:
     """A serialised `google.rpc.Status` with one ErrorInfo of domain `tcc`: the value of `grpc-status-details-bin`.
 
     Args:
@@ -85,9 +85,7 @@ def busy_details(code: grpc.StatusCode, message: str, retry_after: float) -> byt
     info, hint = any_pb2.Any(), any_pb2.Any()
     info.Pack(error_details_pb2.ErrorInfo(reason=BUSY, domain=DOMAIN))
     hint.Pack(error_details_pb2.RetryInfo(retry_delay=seconds(retry_after)))
-    details: bytes = status_pb2.Status(
-        code=code.value[0], message=message, details=[info, hint]
-    ).SerializeToString()
+    details: bytes = status_pb2.Status(code=code.value[0], message=message, details=[info, hint]).SerializeToString()
     return details
 
 

@@ -1,0 +1,125 @@
+"""A bank's accounts: money leaves in two steps (kept aside, then gone) and comes in in two (announced, then there).
+
+Each handler is called in the transaction of `fence.session`. It need not think of repeated, late or concurrent calls:
+the fence lets each effect happen once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf.empty_pb2 import Empty
+from sqlalchemy import Update, func, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+import tcc
+from services.accounts._database import ACCOUNTS as A
+from services.accounts.v1 import accounts_pb2 as pb, accounts_pb2_grpc
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class Accounts(accounts_pb2_grpc.AccountsServicer):
+    """The service, on the fence's database."""
+
+    def __init__(self, fence: tcc.SqlFence) -> None:
+        self._fence = fence
+
+    # Money out.
+
+    async def TryDebit(self, request: pb.DebitRequest, context: Context) -> pb.DebitReply:
+        """Keeps the money aside, if there is enough."""
+        _check_amount(request.amount)
+        taken = _account(request.account).where(A.c.available >= request.amount)
+        taken = taken.values(available=A.c.available - request.amount, reserved=A.c.reserved + request.amount)
+        left = await self._fence.session.scalar(taken.returning(A.c.available))
+        if left is None:
+            await self._check_exists(request.account)
+            raise tcc.Refused(f"account {request.account} has less than {request.amount} cents available")
+        return pb.DebitReply(reservation_id=_reservation(), available=left)
+
+    async def ConfirmDebit(self, request: pb.DebitRequest, context: Context) -> Empty:
+        """The money is gone."""
+        await self._change(_account(request.account).values(reserved=A.c.reserved - request.amount))
+        return Empty()
+
+    async def CancelDebit(self, request: pb.DebitRequest, context: Context) -> Empty:
+        """The money can be spent again."""
+        given_back = {"available": A.c.available + request.amount, "reserved": A.c.reserved - request.amount}
+        await self._change(_account(request.account).values(given_back))
+        return Empty()
+
+    # Money in.
+
+    async def TryCredit(self, request: pb.CreditRequest, context: Context) -> pb.CreditReply:
+        """Promises to take the money: all that could stand in the way is an unknown account."""
+        _check_amount(request.amount)
+        await self._check_exists(request.account)
+        return pb.CreditReply(reservation_id=_reservation())
+
+    async def ConfirmCredit(self, request: pb.CreditRequest, context: Context) -> Empty:
+        """The money is there."""
+        await self._change(_account(request.account).values(available=A.c.available + request.amount))
+        return Empty()
+
+    async def CancelCredit(self, request: pb.CreditRequest, context: Context) -> Empty:
+        """Nothing was kept, so there is nothing to give back."""
+        return Empty()
+
+    # Outside of transactions.
+
+    async def OpenAccount(self, request: pb.OpenAccountRequest, context: Context) -> pb.Account:
+        """Opens an account; opening it again with the same amount changes nothing."""
+        if not request.account or request.available < 0:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "an account needs a name and zero or more cents")
+        opened = insert(A).values(
+            account=request.account, opened_with=request.available, available=request.available, reserved=0
+        )
+        async with self._fence.engine.begin() as connection:
+            await connection.execute(opened.on_conflict_do_nothing())
+            row = (await connection.execute(select(A).where(A.c.account == request.account))).one()
+        if row.opened_with != request.available:
+            await context.abort(
+                grpc.StatusCode.ALREADY_EXISTS, f"account {row.account} was opened with {row.opened_with} cents"
+            )
+        return pb.Account(account=row.account, available=row.available, reserved=row.reserved)
+
+    async def GetAccount(self, request: pb.GetAccountRequest, context: Context) -> pb.Account:
+        """One account."""
+        async with self._fence.engine.connect() as connection:
+            row = (await connection.execute(select(A).where(A.c.account == request.account))).one_or_none()
+        if row is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no account {request.account}")
+        return pb.Account(account=row.account, available=row.available, reserved=row.reserved)
+
+    async def GetTotals(self, request: pb.GetTotalsRequest, context: Context) -> pb.Totals:
+        """The sums over all accounts."""
+        sums = select(func.count(), func.coalesce(func.sum(A.c.available), 0), func.coalesce(func.sum(A.c.reserved), 0))
+        async with self._fence.engine.connect() as connection:
+            accounts, available, reserved = (await connection.execute(sums)).one()
+        return pb.Totals(accounts=accounts, available=available, reserved=reserved)
+
+    async def _check_exists(self, account: str) -> None:
+        if await self._fence.session.scalar(select(A.c.account).where(A.c.account == account)) is None:
+            raise tcc.Refused(f"there is no account {account}", grpc.StatusCode.NOT_FOUND)
+
+    async def _change(self, change: Update) -> None:
+        changed = await self._fence.session.scalar(change.returning(A.c.account))
+        if changed is None:  # its Try found the account, and accounts are never closed
+            raise RuntimeError("the account of a reservation is gone")
+
+
+def _account(name: str) -> Update:
+    return update(A).where(A.c.account == name)
+
+
+def _check_amount(amount: int) -> None:
+    if amount <= 0:
+        raise tcc.Refused(f"an amount must be positive, not {amount}", grpc.StatusCode.INVALID_ARGUMENT)
+
+
+def _reservation() -> str:
+    branch = tcc.branch()
+    return f"{branch.gid}/{branch.step}"

@@ -1,0 +1,141 @@
+"""The seam of the fence: what a branch's visit brings, what it gets, and the Protocol in between.
+
+The law that every implementation keeps: the business code's effect and the row that says so become durable together or
+not at all, and visits of one branch happen one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+import grpc
+
+from tcc.errors import TccError
+from tcc.fence._rules import TABLE, Phase, Rule, State, same_content
+
+DEFAULT_RETENTION: Final = 30 * 24 * 3600.0
+"""Seconds for which rows of finished branches are kept: 30 days."""
+
+DEFAULT_ROW_WAIT: Final = 5.0
+"""Seconds that a visit waits for another visit of the same row, or for SQLite's one writer, before it is BUSY."""
+
+BUSY_HINT: Final = 0.2
+"""Seconds that a BUSY from the row asks to wait before the next delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One phase of one branch knocks.
+
+    Attributes:
+        namespace, gid, branch: the key.
+        phase: what is asked for.
+        action: path of the action's Try; empty where the caller does not know it.
+        request_hash: the manager's hash of the logged request; only compared.
+    """
+
+    namespace: str
+    gid: str
+    branch: str
+    phase: Phase
+    action: str
+    request_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """How a Try was refused, as it is recorded and answered each time.
+
+    Attributes:
+        code: the gRPC status; one of `Refused.CODES`.
+        text: the status message.
+        details: the `grpc-status-details-bin` trailer, or empty.
+    """
+
+    code: grpc.StatusCode
+    text: str
+    details: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A fence row.
+
+    Attributes:
+        state: where the branch stands.
+        action: path of the action's Try.
+        request_hash: as the first visit brought it.
+        reply: the Try's serialised reply, where the Try ran.
+        refusal: where the state is REFUSED.
+        tried_at: when the Try was recorded, unix seconds; None where a Cancel came first.
+    """
+
+    state: State
+    action: str
+    request_hash: bytes
+    reply: bytes | None = None
+    refusal: Refusal | None = None
+    tried_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a visit: the rule that was followed, and the row as it stands now (None: no row)."""
+
+    rule: Rule
+    record: Record | None
+
+
+Body: TypeAlias = Callable[[Record | None], Awaitable[bytes | Refusal]]
+"""The business code of a visit: gets the row before the visit; gives the serialised reply, or a refusal of a Try.
+
+Raising means: roll back, record nothing.
+"""
+
+
+class FenceBusy(TccError):
+    """Another visit holds the row, or the database is too busy; nothing was done.
+
+    Attributes:
+        retry_after: seconds after which another delivery makes sense.
+    """
+
+    def __init__(self, message: str, retry_after: float = BUSY_HINT) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class FenceUnavailable(TccError):
+    """The fence's database does not work: the visit was rolled back, or its commit's result is unknown."""
+
+
+class Fence(Protocol):
+    """State of (namespace, gid, branch) in the service's own transaction."""
+
+    @property
+    def retention(self) -> float:
+        """Seconds for which rows of finished branches are kept."""
+
+    async def visit(self, visit: Visit, body: Body) -> Verdict:
+        """Finds the row, applies the table, and runs `body` where it says RUN, all in one transaction.
+
+        Whatever `body` raises comes out unchanged, after its effects were rolled back.
+
+        Raises:
+            FenceBusy: the wait for the row ran out.
+            FenceUnavailable: the database failed, or the commit's result is unknown.
+        """
+
+    async def close(self) -> None:
+        """Gives back what the fence holds open. Repeating it does nothing."""
+
+
+def rule_for(record: Record | None, visit: Visit) -> Rule:
+    """What to do with a visit that finds this row."""
+    if record is None:
+        return TABLE[None, visit.phase]
+    if not same_content(record.action, record.request_hash, visit.action, visit.request_hash):
+        return Rule.MISMATCH
+    return TABLE[record.state, visit.phase]

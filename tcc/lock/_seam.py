@@ -1,0 +1,57 @@
+"""The seam of the lock, and the lock that is none.
+
+No correctness hangs on a lock: one that is lost, doubled or unreachable costs a wait at the fence's row, nothing more.
+So `acquire` never fails: an implementation that cannot reach its server says that it holds, and counts that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Held(Protocol):
+    """The lock is ours until it is released or its time to live runs out."""
+
+    async def release(self) -> None:
+        """Gives the lock back; never raises, since the work is done by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Somebody else holds the lock.
+
+    Attributes:
+        remaining: seconds until it runs out by itself.
+    """
+
+    remaining: float
+
+
+class Lock(Protocol):
+    """Keeps double deliveries apart."""
+
+    async def acquire(self, key: str, ttl: float) -> Held | Busy:
+        """Takes the lock, with a short wait (50 ms) where somebody else holds it.
+
+        Args:
+            key: the branch, as `{namespace/gid}:branch`, braces included.
+            ttl: seconds after which the lock runs out by itself.
+        """
+
+    async def close(self) -> None:
+        """Gives back what the lock holds open. Repeating it does nothing."""
+
+
+class NoLock:
+    """No lock: double deliveries meet at the fence's row."""
+
+    async def acquire(self, key: str, ttl: float) -> Held | Busy:
+        """Always held."""
+        return self
+
+    async def release(self) -> None:
+        """Nothing to give back."""
+
+    async def close(self) -> None:
+        """Nothing is open."""

@@ -1,0 +1,174 @@
+"""How a verdict of the fence becomes an answer: a Try's status, or the outcome of a command.
+
+The only place that knows CONTRACT.md's codes, reasons and marks for a participant's answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grpc
+
+from tcc import wire
+from tcc.fence import FenceBusy, Record, Refusal, Rule, Verdict
+from tcc.participant._context import Trailers
+from tcc.v1 import participant_pb2, transaction_pb2
+
+_MARK = ((wire.REFUSED, "1"),)
+_TEXT_LIMIT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TryAnswer:
+    """What a Try is answered with.
+
+    Attributes:
+        code: the gRPC status.
+        message: the status message.
+        details: the `grpc-status-details-bin` trailer, or empty.
+        trailers: the other trailing metadata; `tcc-refused: 1` where the participant marks its refusal.
+        reply: the serialised reply, where the code is OK.
+    """
+
+    code: grpc.StatusCode
+    message: str = ""
+    details: bytes = b""
+    trailers: Trailers = ()
+    reply: bytes = b""
+
+
+class HandlerStopped(Exception):
+    """A handler ended without an effect and without refusing: rolled back, and answered with this status.
+
+    Args:
+        code: the gRPC status.
+        text: the status message.
+        details: the `grpc-status-details-bin` trailer, or empty.
+        trailers: the other trailing metadata.
+    """
+
+    def __init__(self, code: grpc.StatusCode, text: str, details: bytes = b"", trailers: Trailers = ()) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+        self.details = details
+        self.trailers = trailers
+
+
+def reasoned(code: grpc.StatusCode, text: str, reason: str, **facts: str) -> Refusal:
+    """A refusal with the toolkit's own reason."""
+    return Refusal(code, text, wire.error_details(code, text, reason, **facts))
+
+
+def bounded(text: str) -> str:
+    """A status message that fits into a call's trailers: what is over 1024 characters is cut."""
+    return text if len(text) <= _TEXT_LIMIT else text[: _TEXT_LIMIT - 3] + "..."
+
+
+def try_answer(verdict: Verdict, trailers: Trailers = ()) -> TryAnswer:
+    """The answer to a Try.
+
+    Args:
+        verdict: the fence's.
+        trailers: what the handler set, where it ran.
+    """
+    match verdict:
+        case Verdict(Rule.LATE_TRY):
+            return _marked(
+                reasoned(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    "this branch was cancelled before its Try arrived",
+                    wire.LATE_TRY,
+                )
+            )
+        case Verdict(Rule.MISMATCH, Record() as record):
+            code, text = grpc.StatusCode.INVALID_ARGUMENT, _mismatch(record)
+            return TryAnswer(code, text, wire.error_details(code, text, wire.PAYLOAD_MISMATCH))
+        case Verdict(_, Record(refusal=Refusal() as refusal)):
+            return _marked(refusal, trailers)
+        case Verdict(_, Record(reply=bytes() as reply)):
+            return TryAnswer(grpc.StatusCode.OK, trailers=trailers, reply=reply)
+    raise AssertionError(f"a Try cannot end in {verdict}")
+
+
+def busy_answer(busy: FenceBusy) -> TryAnswer:
+    """The answer to a Try of a branch on which another delivery is at work."""
+    code = grpc.StatusCode.UNAVAILABLE
+    return TryAnswer(code, str(busy), wire.busy_details(code, str(busy), busy.retry_after))
+
+
+def stopped_answer(stopped: HandlerStopped) -> TryAnswer:
+    """The answer to a Try that was rolled back: unknown to the manager, which will ask again."""
+    return TryAnswer(stopped.code, stopped.text, stopped.details, stopped.trailers)
+
+
+def settle(outcome: participant_pb2.Outcome, verdict: Verdict) -> bytes:
+    """Writes what became of a command into its outcome; gives the status details by which gRPC says the same."""
+    record = verdict.record
+    match verdict.rule:
+        case Rule.RUN | Rule.RECORD | Rule.DONE:
+            outcome.kind = transaction_pb2.OUTCOME_KIND_DONE
+        case Rule.NO_TRY:
+            outcome.kind = transaction_pb2.OUTCOME_KIND_NO_TRY
+            outcome.fence_state = "" if record is None else record.state.value
+            outcome.message = "there is no reservation to confirm"
+            return _settled_details(outcome, wire.NO_TRY)
+        case Rule.CONTRADICTED if record is not None:
+            outcome.kind = transaction_pb2.OUTCOME_KIND_CONTRADICTED
+            outcome.fence_state = outcome.reason = record.state.value
+            outcome.message = f"this branch is {record.state.value} already"
+            return _settled_details(outcome, wire.CONTRADICTED)
+        case Rule.MISMATCH if record is not None:
+            code = grpc.StatusCode.INVALID_ARGUMENT
+            _retry(outcome, code, _mismatch(record))
+            return wire.error_details(code, outcome.message, wire.PAYLOAD_MISMATCH)
+        case _:
+            raise AssertionError(f"a command cannot end in {verdict}")
+    return b""
+
+
+def settle_busy(outcome: participant_pb2.Outcome, busy: FenceBusy) -> bytes:
+    """Another delivery of the command is at work; see `settle`."""
+    outcome.kind = transaction_pb2.OUTCOME_KIND_BUSY
+    outcome.code = grpc.StatusCode.UNAVAILABLE.value[0]
+    outcome.message = str(busy)
+    outcome.retry_after.CopyFrom(wire.seconds(busy.retry_after))
+    return wire.busy_details(grpc.StatusCode.UNAVAILABLE, outcome.message, busy.retry_after)
+
+
+def settle_stopped(outcome: participant_pb2.Outcome, stopped: HandlerStopped) -> bytes:
+    """The command was rolled back, or its commit is unknown; see `settle`."""
+    _retry(outcome, stopped.code, stopped.text)
+    hint = wire.retry_delay(stopped.details)
+    if hint is not None:
+        outcome.retry_after.CopyFrom(wire.seconds(max(0.0, hint)))
+    # A handler may pass on the details of a transaction of its own. Their reason must not be read as this branch's.
+    return stopped.details if wire.error_info(stopped.details) is None else b""
+
+
+def _settled_details(outcome: participant_pb2.Outcome, reason: str) -> bytes:
+    outcome.code = grpc.StatusCode.FAILED_PRECONDITION.value[0]
+    return wire.error_details(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        outcome.message,
+        reason,
+        fence_state=outcome.fence_state,
+        reason=outcome.reason,
+    )
+
+
+def _marked(refusal: Refusal, trailers: Trailers = ()) -> TryAnswer:
+    return TryAnswer(refusal.code, refusal.text, refusal.details, trailers + _MARK)
+
+
+def _retry(outcome: participant_pb2.Outcome, code: grpc.StatusCode, text: str) -> None:
+    outcome.kind = transaction_pb2.OUTCOME_KIND_RETRY
+    outcome.code = code.value[0]
+    outcome.message = text
+
+
+def _mismatch(record: Record) -> str:
+    return (
+        f"this branch is known with another action or request (its action is {record.action or 'not known'}): "
+        "give each branch its own gid and step"
+    )

@@ -1,0 +1,219 @@
+"""The one context that handlers of Try, Confirm and Cancel get, whichever way the call came.
+
+By gRPC, by command or within the process: `abort`, metadata and `time_remaining` behave as a `grpc.aio` server's own
+context does. What needs a live call of its own (reading and writing messages) a unary handler has no use for.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn, TypeAlias
+
+import grpc
+import grpc.aio
+
+from tcc import wire
+from tcc.errors import UsageError
+from tcc.participant._call import Metadata
+
+_DETAILS_LIMIT = 4096  # trailers over 8 KiB may be refused on their way, and with them the answer
+_log = logging.getLogger("tcc.participant")
+
+Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+
+class Aborted(grpc.aio.AbortError):
+    """What `abort` raises; the status is in the context."""
+
+
+class Metadatum(NamedTuple):
+    """One entry of a call's metadata."""
+
+    key: str
+    value: str | bytes
+
+
+class InvocationMetadata(grpc.aio.Metadata):
+    """The call's metadata: as `grpc.aio.Metadata`, and its entries have `key` and `value` as a server's have."""
+
+    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
+        for key, value in super().__iter__():
+            yield Metadatum(key, value)
+
+
+class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
+    """A `grpc.aio.ServicerContext` for one run of one handler.
+
+    Args:
+        metadata: the call's.
+        time_limit: when the handler is stopped, on the monotonic clock.
+        peer: where the call came from.
+        transport: the gRPC context underneath, for the peer's identity; None where there is none.
+    """
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        time_limit: float,
+        peer: str,
+        transport: grpc.aio.ServicerContext[Any, Any] | None = None,
+    ) -> None:
+        self._metadata = metadata
+        self._time_limit = time_limit
+        self._peer = peer
+        self._transport = transport
+        self._code: grpc.StatusCode | None = None
+        self._details = ""
+        self._trailers: Trailers = ()
+        self._aborted = False
+        self._stopped = False
+        self._over = False
+        self._callbacks: list[Callable[[Any], None]] = []
+
+    # What handlers call.
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
+        """Ends the handler. A Try is refused by a code of `Refused.CODES`; with other codes nothing is known of it.
+
+        Args:
+            code: the status, not OK.
+            details: the status message.
+            trailing_metadata: replaces what was set before, unless empty.
+        """
+        if self._aborted:
+            raise grpc.aio.UsageError("Abort already called!")
+        code = _status(code)
+        if code is grpc.StatusCode.OK:
+            raise UsageError("abort with OK ends nothing: return the reply instead")
+        self._aborted = True
+        self._code = code
+        self._details = details or self._details
+        if trailing_metadata:
+            self._trailers = _trailers(trailing_metadata)
+        raise Aborted("Locally aborted.")
+
+    async def abort_with_status(self, status: grpc.Status) -> NoReturn:
+        """As `abort`, with code, details and trailing metadata of the status."""
+        await self.abort(status.code, status.details or "", status.trailing_metadata or ())
+
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
+        """Trailing metadata of the answer. It is not kept: a repeated call is answered without it."""
+        self._trailers = _trailers(trailing_metadata)
+
+    def trailing_metadata(self) -> Any:
+        """What was set."""
+        return self._trailers
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """The status with which the handler ends; one that is not OK ends it as `abort` does."""
+        self._code = _status(code)
+
+    def code(self) -> grpc.StatusCode:
+        """The status that was set, or OK."""
+        return self._code or grpc.StatusCode.OK
+
+    def set_details(self, details: str) -> None:
+        """The status message."""
+        self._details = details
+
+    def details(self) -> str:
+        """The status message that was set."""
+        return self._details
+
+    def invocation_metadata(self) -> grpc.aio.Metadata:
+        """The call's metadata. The client's own entries come with a Try, not with Confirm and Cancel."""
+        return InvocationMetadata(*self._metadata)
+
+    def time_remaining(self) -> float:
+        """Seconds until the handler is stopped and rolled back."""
+        return max(0.0, self._time_limit - time.monotonic())
+
+    def peer(self) -> str:
+        """Where the call came from."""
+        return self._peer
+
+    def peer_identities(self) -> Iterable[bytes] | None:
+        """The gRPC peer's identities; None where there is no gRPC call."""
+        return None if self._transport is None else self._transport.peer_identities()
+
+    def peer_identity_key(self) -> str | None:
+        """Which property identifies the gRPC peer; None where there is no gRPC call."""
+        return None if self._transport is None else self._transport.peer_identity_key()
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """The gRPC call's authentication; empty where there is none."""
+        return {} if self._transport is None else self._transport.auth_context()
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Calls back with this context when the run is over: after the commit, or the rollback."""
+        self._callbacks.append(callback)
+
+    def cancelled(self) -> bool:
+        """Whether the handler was stopped. It learns that by `asyncio.CancelledError` too."""
+        return self._stopped
+
+    def done(self) -> bool:
+        """Whether the run is over."""
+        return self._over
+
+    async def send_initial_metadata(self, initial_metadata: Any) -> None:
+        """Accepted and dropped: a manager does not pass it on, and a command has none."""
+
+    def set_compression(self, compression: grpc.Compression) -> None:
+        """Accepted and ignored: the call's channel decides."""
+
+    def disable_next_message_compression(self) -> None:
+        """Accepted and ignored: the call's channel decides."""
+
+    async def read(self) -> NoReturn:
+        """Not for unary methods."""
+        raise grpc.aio.UsageError("Try, Confirm and Cancel are unary: the request is the handler's argument")
+
+    async def write(self, message: object) -> NoReturn:
+        """Not for unary methods."""
+        raise grpc.aio.UsageError("Try, Confirm and Cancel are unary: return the reply")
+
+    # What the runtime calls.
+
+    @property
+    def failed(self) -> bool:
+        """Whether the handler ended the call itself with a status other than OK, even if it then went on."""
+        return self._aborted or self.code() is not grpc.StatusCode.OK
+
+    @property
+    def status_details(self) -> bytes:
+        """The `grpc-status-details-bin` among the trailers; empty where there is none, or it is over 4 KiB."""
+        for key, value in self._trailers:
+            if key == wire.STATUS_DETAILS and isinstance(value, bytes) and len(value) <= _DETAILS_LIMIT:
+                return value
+        return b""
+
+    @property
+    def own_trailers(self) -> Trailers:
+        """The trailers but for the status details, and for the mark, which only the fence may set."""
+        if not self._trailers:
+            return ()
+        return tuple(entry for entry in self._trailers if entry[0] not in (wire.STATUS_DETAILS, wire.REFUSED))
+
+    def stop(self) -> None:
+        """The handler ran out of time."""
+        self._stopped = True
+
+    def finish(self) -> None:
+        """The run is over: tells those who asked to be told."""
+        self._over = True
+        for callback in self._callbacks:
+            try:
+                callback(self)
+            except Exception:
+                _log.exception("a done callback failed")  # the answer stands; a callback has no say in it
+
+
+def _status(code: grpc.StatusCode | int) -> grpc.StatusCode:
+    return wire.STATUS_BY_NUMBER[code] if isinstance(code, int) else code
+
+
+def _trailers(metadata: Iterable[tuple[str, str | bytes]]) -> Trailers:
+    return tuple((key, value) for key, value in metadata)

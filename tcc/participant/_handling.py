@@ -1,0 +1,110 @@
+"""Running a handler: its request decoded, its time limited, and however it ends brought into one shape.
+
+These are the bodies that the fence runs inside its transaction. What a body returns is recorded; what it raises is
+rolled back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import grpc.aio
+
+from tcc import wire
+from tcc.errors import Refused
+from tcc.fence import Body, Phase, Record, Refusal
+from tcc.participant._answer import HandlerStopped, bounded
+from tcc.participant._binding import BoundMethod
+from tcc.participant._branch import Branch, current_branch
+from tcc.participant._call import Call
+from tcc.participant._context import PhaseContext
+
+
+async def try_body(method: BoundMethod, call: Call, context: PhaseContext, record: Record | None) -> bytes | Refusal:
+    """Runs a Try's handler; gives its serialised reply, or its refusal.
+
+    Raises:
+        HandlerStopped: it ended with a status that does not refuse, or ran out of time.
+        Exception: its bug.
+    """
+    try:
+        return await run_handler(method, call, context, record)
+    except Refused as refused:
+        return Refusal(refused.code, bounded(refused.text))
+    except HandlerStopped as stopped:
+        if stopped.code in Refused.CODES:
+            return Refusal(stopped.code, stopped.text, stopped.details)
+        raise
+
+
+async def run_handler(method: BoundMethod, call: Call, context: PhaseContext, record: Record | None) -> bytes:
+    """Runs a handler within its time; gives its serialised reply.
+
+    Raises:
+        Refused: a Try's.
+        HandlerStopped: it ended with a status, ran out of time, or could not be given its request.
+        Exception: its bug.
+    """
+    try:
+        request = method.decode(call.request)
+    except Exception as error:
+        code, text = grpc.StatusCode.INVALID_ARGUMENT, f"the request of {method.path} cannot be decoded: {error}"
+        raise HandlerStopped(code, text, wire.error_details(code, text, wire.UNDECODABLE)) from error
+    visit = call.visit
+    reply = None if record is None else record.reply or b""
+    branch = Branch(visit.namespace, visit.gid, visit.branch, visit.phase, call.attempt, call.deadline, reply)
+    token = current_branch.set(branch)
+    limit = asyncio.timeout(context.time_remaining())
+    answer: object = None
+    failure: Exception | None = None
+    try:
+        async with limit:
+            answer = await method.run(request, context)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        failure = RuntimeError("the handler raised CancelledError, though nobody cancelled it")
+        failure.__cause__ = error
+    except Exception as error:
+        failure = error
+    finally:
+        current_branch.reset(token)
+    if limit.expired():  # also where the handler caught its cancellation and went on
+        context.stop()
+        raise HandlerStopped(
+            grpc.StatusCode.DEADLINE_EXCEEDED, f"the handler of {method.path} ran out of time and was rolled back"
+        ) from failure
+    if context.failed:  # also where the handler caught its abort and went on
+        raise _ended_by_handler(context, failure) from failure
+    if isinstance(failure, Refused) and visit.phase is not Phase.TRY:
+        raise HandlerStopped(failure.code, bounded(failure.text)) from failure
+    if failure is not None:
+        raise failure
+    return method.encode(answer)
+
+
+def refusing(refusal: Refusal) -> Body:
+    """A body that refuses without a handler."""
+
+    async def body(_: Record | None) -> Refusal:
+        return refusal
+
+    return body
+
+
+def stopping(refusal: Refusal) -> Body:
+    """A body for a Confirm or Cancel that has no handler."""
+
+    async def body(_: Record | None) -> bytes:
+        raise HandlerStopped(refusal.code, refusal.text, refusal.details)
+
+    return body
+
+
+def _ended_by_handler(context: PhaseContext, failure: Exception | None) -> HandlerStopped:
+    text = context.details()
+    if not text and failure is not None and not isinstance(failure, grpc.aio.AbortError):
+        text = f"{type(failure).__name__}: {failure}"
+    return HandlerStopped(context.code(), bounded(text), context.status_details, context.own_trailers)

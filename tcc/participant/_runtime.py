@@ -1,0 +1,311 @@
+"""The one runtime of a participant: every Try, Confirm and Cancel goes through here, whichever way it came.
+
+The order of work is CONTRACT.md's: lock, the fence's transaction with the handler in it, answer, release. Two laws:
+a refusal is marked only where the fence recorded it; and what was rolled back, or may not have been committed, is never
+told as done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+import grpc
+import grpc.aio
+
+from tcc import wire
+from tcc.actions import Action
+from tcc.fence import Body, Fence, FenceBusy, FenceUnavailable, Phase, Refusal, Verdict, Visit
+from tcc.lock import Busy, Lock
+from tcc.participant._answer import (
+    HandlerStopped,
+    TryAnswer,
+    bounded,
+    busy_answer,
+    reasoned,
+    settle,
+    settle_busy,
+    settle_stopped,
+    stopped_answer,
+    try_answer,
+)
+from tcc.participant._binding import BoundMethod
+from tcc.participant._call import Call, Metadata, NotABranch, from_command, from_metadata
+from tcc.participant._context import PhaseContext
+from tcc.participant._handling import refusing, run_handler, stopping, try_body
+from tcc.v1 import participant_pb2, transaction_pb2
+
+_log = logging.getLogger("tcc.participant")
+
+_FAILURES_BEFORE_REFUSAL: Final = 3
+"""A handler's bug in so many attempts of one Try refuses it."""
+
+_PB_PHASES: Final = {Phase.CONFIRM: transaction_pb2.PHASE_CONFIRM, Phase.CANCEL: transaction_pb2.PHASE_CANCEL}
+
+Transport: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class ParticipantRuntime:
+    """Runs the phases of a server's actions.
+
+    Args:
+        fence: makes effects happen once.
+        lock: keeps double deliveries apart.
+        handler_timeout: seconds after which a handler is stopped and rolled back.
+        clock: unix seconds.
+    """
+
+    def __init__(
+        self,
+        fence: Fence,
+        lock: Lock,
+        *,
+        handler_timeout: float = 30.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._fence = fence
+        self._lock = lock
+        self._handler_timeout = handler_timeout
+        self._clock = clock
+        self._methods: dict[str, BoundMethod] = {}
+        self._under_way = 0
+        self._closing = False
+        self._idle = asyncio.Event()
+
+    def add(self, methods: Iterable[BoundMethod]) -> None:
+        """Takes in the methods of a service."""
+        self._methods.update((method.path, method) for method in methods)
+
+    def method(self, path: str) -> BoundMethod | None:
+        """The action method at a path; None where there is none."""
+        return self._methods.get(path)
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        """All actions, in the order in which they were added."""
+        return tuple(dict.fromkeys(method.action for method in self._methods.values()))
+
+    async def attempt(
+        self,
+        path: str,
+        request: bytes,
+        metadata: Metadata,
+        *,
+        timeout: float | None = None,
+        peer: str = "in-process",
+        transport: Transport | None = None,
+    ) -> TryAnswer:
+        """One Try.
+
+        Args:
+            path: of the Try method, `/package.Service/Method`.
+            request: the serialised request.
+            metadata: the call's, with the `tcc-` entries.
+            timeout: seconds that the caller waits; None: no limit of its own.
+            peer: where the call came from, for the handler.
+            transport: the gRPC context, where there is one.
+        """
+        try:
+            call = from_metadata(Phase.TRY, path, request, metadata, timeout, peer)
+        except NotABranch as error:
+            code, text = grpc.StatusCode.INVALID_ARGUMENT, str(error)
+            return TryAnswer(code, text, wire.error_details(code, text, wire.NOT_A_BRANCH))
+        method = self._methods.get(path)
+        wrong = self._what_is_wrong(call, method)
+        context = self._context(call, transport)
+        try:
+            if wrong is not None or method is None:
+                return try_answer(await self._through(call.visit, refusing(wrong or self._unknown(path))))
+            try:
+                verdict = await self._through(call.visit, partial(try_body, method, call, context))
+            except (HandlerStopped, FenceBusy, FenceUnavailable):
+                raise
+            except Exception as error:
+                text = self._failed(method, call, error)
+                if call.attempt < _FAILURES_BEFORE_REFUSAL:
+                    raise HandlerStopped(grpc.StatusCode.INTERNAL, text) from error
+                refusal = reasoned(grpc.StatusCode.ABORTED, text, wire.HANDLER_FAILED)
+                verdict = await self._through(call.visit, refusing(refusal))
+            return try_answer(verdict, context.own_trailers)
+        except HandlerStopped as stopped:
+            return stopped_answer(stopped)
+        except FenceBusy as busy:
+            return busy_answer(busy)
+        except FenceUnavailable as error:
+            _log.warning("Try of %s: %s", _name(call.visit), error, exc_info=error)
+            return TryAnswer(grpc.StatusCode.UNAVAILABLE, str(error))
+        finally:
+            context.finish()
+
+    async def command(
+        self, command: participant_pb2.Command, *, timeout: float | None = None, peer: str = "command"
+    ) -> participant_pb2.Outcome:
+        """One Confirm or Cancel. Never raises for what the command holds or its handler does.
+
+        Args:
+            command: as the manager sent it.
+            timeout: seconds that the caller waits; None: no limit of its own.
+            peer: where the command came from, for the handler.
+        """
+        outcome = participant_pb2.Outcome(
+            namespace=command.namespace,
+            gid=command.gid,
+            branch=command.branch,
+            phase=command.phase,
+            attempt=command.attempt,
+        )
+        try:
+            call = from_command(command, timeout, peer)
+        except NotABranch as error:
+            settle_stopped(outcome, HandlerStopped(grpc.StatusCode.INVALID_ARGUMENT, str(error)))
+            return outcome
+        await self._settle(call, self._settling(call), outcome, None)
+        return outcome
+
+    async def call_settling(
+        self,
+        phase: Phase,
+        path: str,
+        request: bytes,
+        metadata: Metadata,
+        *,
+        timeout: float | None,
+        peer: str,
+        transport: Transport,
+    ) -> tuple[participant_pb2.Outcome, bytes]:
+        """One Confirm or Cancel that came as a gRPC call of its method.
+
+        Gives the outcome, and the status details by which gRPC says it.
+        """
+        method = self._methods.get(path)
+        try_method = "" if method is None else method.action.try_method
+        outcome = participant_pb2.Outcome(phase=_PB_PHASES[phase])
+        try:
+            call = from_metadata(phase, try_method, request, metadata, timeout, peer)
+        except NotABranch as error:
+            code, text = grpc.StatusCode.INVALID_ARGUMENT, str(error)
+            settle_stopped(outcome, HandlerStopped(code, text))
+            return outcome, wire.error_details(code, text, wire.NOT_A_BRANCH)
+        body = method if method is not None else self._unknown(path)
+        return outcome, await self._settle(call, body, outcome, transport)
+
+    def stop_taking(self) -> None:
+        """From now on, what arrives is told to come again later."""
+        self._closing = True
+        self._note_idle()
+
+    async def idle(self) -> None:
+        """Waits, after `stop_taking`, until nothing is under way."""
+        await self._idle.wait()
+
+    async def _settle(
+        self,
+        call: Call,
+        method: BoundMethod | Refusal,
+        outcome: participant_pb2.Outcome,
+        transport: Transport | None,
+    ) -> bytes:
+        context = self._context(call, transport)
+        try:
+            body = stopping(method) if isinstance(method, Refusal) else partial(run_handler, method, call, context)
+            return settle(outcome, await self._through(call.visit, body))
+        except HandlerStopped as stopped:
+            return settle_stopped(outcome, stopped)
+        except FenceBusy as busy:
+            return settle_busy(outcome, busy)
+        except FenceUnavailable as error:
+            _log.warning("%s of %s: %s", call.visit.phase, _name(call.visit), error, exc_info=error)
+            return settle_stopped(outcome, HandlerStopped(grpc.StatusCode.UNAVAILABLE, str(error)))
+        except Exception as error:
+            text = self._failed(method, call, error)
+            return settle_stopped(outcome, HandlerStopped(grpc.StatusCode.INTERNAL, text))
+        finally:
+            context.finish()
+
+    async def _through(self, visit: Visit, body: Body) -> Verdict:
+        if self._closing:
+            raise FenceBusy("this participant is shutting down", retry_after=1.0)
+        self._under_way += 1
+        try:
+            key = f"{{{visit.namespace}/{visit.gid}}}:{visit.branch}"
+            lock = await self._lock.acquire(key, self._handler_timeout + 5.0)
+            if isinstance(lock, Busy):
+                raise FenceBusy("another delivery of this branch is being worked on", lock.remaining)
+            try:
+                return await self._fence.visit(visit, body)
+            finally:
+                await lock.release()
+        finally:
+            self._under_way -= 1
+            self._note_idle()
+
+    def _note_idle(self) -> None:
+        if self._closing and not self._under_way:
+            self._idle.set()
+
+    def _context(self, call: Call, transport: Transport | None) -> PhaseContext:
+        limit = self._handler_timeout if call.timeout is None else min(call.timeout, self._handler_timeout)
+        return PhaseContext(call.metadata, time.monotonic() + limit, call.peer, transport)
+
+    def _what_is_wrong(self, call: Call, method: BoundMethod | None) -> Refusal | None:
+        """Why a Try is refused before its handler sees it."""
+        if method is None or method.phase is not Phase.TRY:
+            return self._unknown(call.methods[0])
+        _, confirm, cancel = call.methods
+        action = method.action
+        if confirm not in ("", action.confirm_method) or cancel not in ("", action.cancel_method):
+            return reasoned(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"{action.try_method} is confirmed by {action.confirm_method} and cancelled by {action.cancel_method}, "
+                f"not by {confirm} and {cancel}",
+                wire.WRONG_METHODS,
+            )
+        if call.deadline is not None and call.deadline < self._clock() - self._fence.retention / 2:
+            return reasoned(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "this Try is so late that what was known of its branch may have been forgotten",
+                wire.LATE_TRY,
+            )
+        return None
+
+    def _settling(self, call: Call) -> BoundMethod | Refusal:
+        """The method that a command is for, or why there is none."""
+        tried = self._methods.get(call.methods[0])
+        if tried is None or tried.phase is not Phase.TRY:
+            return self._unknown(call.methods[0])
+        action = tried.action
+        if call.methods != (action.try_method, action.confirm_method, action.cancel_method):
+            return reasoned(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"{', '.join(call.methods)} are not the methods of one action of this participant",
+                wire.WRONG_METHODS,
+            )
+        return self._methods[action.confirm_method if call.visit.phase is Phase.CONFIRM else action.cancel_method]
+
+    def _unknown(self, path: str) -> Refusal:
+        known = ", ".join(action.try_method for action in self.actions) or "none"
+        return reasoned(
+            grpc.StatusCode.UNIMPLEMENTED,
+            f"{path} is no method of an action here; the actions are: {known}",
+            wire.WRONG_METHODS,
+        )
+
+    def _failed(self, method: BoundMethod | Refusal, call: Call, error: Exception) -> str:
+        """Logs a handler's bug, and says it in one line."""
+        path = method.path if isinstance(method, BoundMethod) else call.methods[0]
+        _log.error(
+            "the handler of %s failed for %s, attempt %d: rolled back",
+            path,
+            _name(call.visit),
+            call.attempt,
+            exc_info=error,
+        )
+        return bounded(f"the handler of {path} failed: {type(error).__name__}: {error}")
+
+
+def _name(visit: Visit) -> str:
+    return f"{visit.namespace}/{visit.gid}/{visit.branch}"
