@@ -6,7 +6,7 @@ Names load when they are first used, so that `import tcc.v1.options_pb2` in gene
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tcc.client._executed import Executed as Executed
@@ -85,14 +85,16 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str) -> Any:
-    try:
-        home = _HOME[name]
-    except KeyError:
-        raise AttributeError(f"module 'tcc' has no attribute {name!r}") from None
-    value = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker would take a mistyped name for one that loads later
+
+    def __getattr__(name: str) -> object:
+        try:
+            home = _HOME[name]
+        except KeyError:
+            raise AttributeError(f"module 'tcc' has no attribute {name!r}") from None
+        value = getattr(import_module(home), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

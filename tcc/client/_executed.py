@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 import grpc
 
 from tcc.client._plan import PlannedCall
-from tcc.client._views import BranchView, State, branch_view
+from tcc.client._views import BranchView, branch_view, state_of
 from tcc.errors import ManagerError
 from tcc.v1 import transaction_pb2
 
@@ -28,7 +28,7 @@ class Executed(Generic[RepliesT]):
 
     def __init__(self, message: transaction_pb2.Transaction, calls: Sequence[PlannedCall[Any, Any]]) -> None:
         self.gid = message.gid
-        self.state = State(message.state)
+        self.state = state_of(message)
         self._message = message
         self._calls = calls
 

@@ -24,7 +24,7 @@ from tcc.client._branches import Branch, BranchChannel
 from tcc.client._line import Line
 from tcc.client._repeat import Answered, NoAnswer, NothingSent
 from tcc.client._try_call import TryCall
-from tcc.client._views import State, Wait, wire_wait
+from tcc.client._views import State, Wait, state_of, wire_wait
 from tcc.errors import (
     BranchRefused,
     ManagerUnavailable,
@@ -104,7 +104,7 @@ class Transaction:
                 f"no answer to the begin of transaction {self.gid}: at most it has begun without branches, and is "
                 f"cancelled at its deadline ({unknown})"
             ) from unknown.__cause__
-        self.state = State(response.transaction.state)
+        self.state = state_of(response.transaction)
         if self.state in (State.CANCELLING, State.CANCELLED):
             raise TransactionCancelled(self.gid)
         if self.state is State.MIXED:
@@ -241,7 +241,7 @@ class Transaction:
         except TransactionCancelled:
             self.state = State.CANCELLING
             raise
-        self.state = State(response.transaction.state)
+        self.state = state_of(response.transaction)
         if self.state is State.MIXED:
             raise TransactionMixed(self.gid)
 
@@ -269,7 +269,7 @@ class Transaction:
         line = self._line
         request = manager_pb2.CancelRequest(gid=self.gid, reason=reason[:256])
         response = await line.write(self.gid, line.transport.cancel, request, allowed)
-        self.state = State(response.transaction.state)
+        self.state = state_of(response.transaction)
 
     def _left(self) -> float:
         return max(self._end - asyncio.get_running_loop().time(), 0.0)

@@ -20,7 +20,7 @@ from tcc.client._interactive import Transaction
 from tcc.client._line import Line
 from tcc.client._repeat import Pace
 from tcc.client._transport import Transport
-from tcc.client._views import DECIDED, State, TransactionView, Wait, wire_wait
+from tcc.client._views import DECIDED, State, TransactionView, Wait, wire_states, wire_wait
 from tcc.client._watch import watch
 from tcc.errors import TransactionMixed, UsageError
 from tcc.ids import new_gid, problem_with_id
@@ -347,7 +347,7 @@ class Manager:
         """
         line = self._open_line()
         request = manager_pb2.ListRequest(name=name, gids=gids, page_size=page_size)
-        request.states.extend(transaction_pb2.State.ValueType(state) for state in states)
+        request.states.extend(wire_states(states))
         if attention is not None:
             request.attention = attention
         if begun_from is not None:

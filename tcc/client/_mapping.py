@@ -13,7 +13,7 @@ import grpc.aio
 from google.rpc import status_pb2
 
 from tcc import wire
-from tcc.client._views import CancelReason
+from tcc.client._views import cancel_reason
 from tcc.errors import BranchRefused, GidReused, ManagerError, TccError, TransactionCancelled, TransactionMixed
 from tcc.v1 import transaction_pb2
 
@@ -67,11 +67,7 @@ def manager_error(error: grpc.aio.AioRpcError) -> ManagerError:
 def cancelled_error(message: transaction_pb2.Cancelled) -> TransactionCancelled:
     """The error of a transaction that was decided Cancel."""
     refusals = tuple(_refusal(message.gid, refusal) for refusal in message.refusals)
-    reason = CancelReason(message.reason).name if message.reason in _REASONS else ""
-    return TransactionCancelled(message.gid, refusals, reason)
-
-
-_REASONS: Final = frozenset(map(int, CancelReason))
+    return TransactionCancelled(message.gid, refusals, cancel_reason(message.reason) or "")
 
 
 def _refusal(gid: str, message: transaction_pb2.Refusal) -> BranchRefused:

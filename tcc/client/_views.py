@@ -1,13 +1,14 @@
 """Transactions as readers see them: frozen values with enums, datetimes and None where the wire has zeros.
 
-The numbers of the enums are the wire's.
+The members of each enum stand in the order of the wire's numbers, and read as themselves in text and JSON.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import IntEnum
+from enum import StrEnum
 from typing import Final
 
 import grpc
@@ -18,22 +19,22 @@ from tcc.actions import Action
 from tcc.v1 import manager_pb2, transaction_pb2
 
 
-class State(IntEnum):
+class State(StrEnum):
     """Where a transaction stands. It only ever moves forward, and `is_final` ends it."""
 
-    TRYING = 1
+    TRYING = "TRYING"
     """Reserving; nothing is decided yet."""
-    CONFIRMING = 2
+    CONFIRMING = "CONFIRMING"
     """Decided Confirm; not every branch has answered yet."""
-    CONFIRMED = 3
+    CONFIRMED = "CONFIRMED"
     """Every branch is confirmed. Final."""
-    CANCELLING = 4
+    CANCELLING = "CANCELLING"
     """Decided Cancel; not every branch has answered yet."""
-    CANCELLED = 5
+    CANCELLED = "CANCELLED"
     """Every branch holds nothing. Final."""
-    MIXED = 6
+    MIXED = "MIXED"
     """Every branch is settled, and at least one contradicts the decision: call a person. Final."""
-    UNKNOWABLE = 7
+    UNKNOWABLE = "UNKNOWABLE"
     """The manager has no record and cannot rule out that there was one. Only participants are told this."""
 
     @property
@@ -45,68 +46,67 @@ class State(IntEnum):
 _FINAL: Final = frozenset({State.CONFIRMED, State.CANCELLED, State.MIXED})
 
 
-class Decision(IntEnum):
+class Decision(StrEnum):
     """The one decision of a transaction."""
 
-    CONFIRM = 1
-    CANCEL = 2
+    CONFIRM = "CONFIRM"
+    CANCEL = "CANCEL"
 
 
-class CancelReason(IntEnum):
+class CancelReason(StrEnum):
     """Why a transaction was cancelled."""
 
-    REFUSED = 1
+    REFUSED = "REFUSED"
     """A participant refused its Try."""
-    DEADLINE = 2
+    DEADLINE = "DEADLINE"
     """The deadline came before a Confirm was possible."""
-    CLIENT = 3
+    CLIENT = "CLIENT"
     """The client asked for it."""
-    EXPIRY = 4
+    EXPIRY = "EXPIRY"
     """A reservation would have expired before it could be confirmed safely."""
 
 
-class TryResult(IntEnum):
+class TryResult(StrEnum):
     """What the manager knows of a branch's reservation."""
 
-    PENDING = 0
+    PENDING = "PENDING"
     """The Try has not been answered yet."""
-    RESERVED = 1
+    RESERVED = "RESERVED"
     """The participant holds the reservation."""
-    REFUSED = 2
+    REFUSED = "REFUSED"
     """The participant refused."""
-    UNKNOWN = 3
+    UNKNOWN = "UNKNOWN"
     """The last answer tells nothing."""
 
 
-class Phase(IntEnum):
-    """One of an action's three calls."""
-
-    TRY = 1
-    CONFIRM = 2
-    CANCEL = 3
-
-
-class Outcome(IntEnum):
+class Outcome(StrEnum):
     """How a participant answered a Confirm or Cancel."""
 
-    DONE = 1
-    BUSY = 2
-    RETRY = 3
-    CONTRADICTED = 4
-    NO_TRY = 5
+    DONE = "DONE"
+    BUSY = "BUSY"
+    RETRY = "RETRY"
+    CONTRADICTED = "CONTRADICTED"
+    NO_TRY = "NO_TRY"
 
 
-class Wait(IntEnum):
+class Wait(StrEnum):
     """What an answer waits for."""
 
-    DECIDED = 1
+    DECIDED = "DECIDED"
     """The decision is durable. Reads right after may still show reservations."""
-    COMPLETED = 2
+    COMPLETED = "COMPLETED"
     """Every branch is settled, or the transaction's time is nearly over; the answer's state tells which."""
 
 
 DECIDED: Final = Wait.DECIDED
 COMPLETED: Final = Wait.COMPLETED
+
+_STATE: Final = dict(enumerate(State, 1))
+_DECISION: Final = dict(enumerate(Decision, 1))
+_CANCEL_REASON: Final = dict(enumerate(CancelReason, 1))
+_TRY_RESULT: Final = dict(enumerate(TryResult))
+_OUTCOME: Final = dict(enumerate(Outcome, 1))
+_COMMAND: Final = {transaction_pb2.PHASE_CONFIRM: Decision.CONFIRM, transaction_pb2.PHASE_CANCEL: Decision.CANCEL}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +147,7 @@ class BranchView:
     try_sent_at: datetime | None
     try_answered_at: datetime | None
     expires_at: datetime | None
-    command: Phase | None
+    command: Decision | None
     command_attempts: int
     command_failures: int
     command_sent_at: datetime | None
@@ -215,12 +215,12 @@ class TransactionView:
             gid=message.gid,
             namespace=message.namespace,
             name=message.name,
-            state=State(message.state),
+            state=_STATE[message.state],
             version=message.version,
             attention=message.attention,
             last_error=message.last_error,
-            decision=Decision(message.decision) if message.decision else None,
-            cancel_reason=CancelReason(message.cancel_reason) if message.cancel_reason else None,
+            decision=_DECISION.get(message.decision),
+            cancel_reason=_CANCEL_REASON.get(message.cancel_reason),
             begun_at=_time(message, "begun_at", message.begun_at),
             deadline=_time(message, "deadline", message.deadline),
             decided_at=_time(message, "decided_at", message.decided_at),
@@ -242,7 +242,7 @@ def branch_view(message: transaction_pb2.Branch) -> BranchView:
         step=message.step,
         participant=message.participant,
         action=Action(message.methods.try_method, message.methods.confirm_method, message.methods.cancel_method),
-        try_result=TryResult(message.try_result),
+        try_result=_TRY_RESULT[message.try_result],
         marked=message.marked,
         try_code=wire.STATUS_BY_NUMBER.get(message.try_status.code, grpc.StatusCode.UNKNOWN) if tried else None,
         try_message=message.try_status.message,
@@ -251,14 +251,29 @@ def branch_view(message: transaction_pb2.Branch) -> BranchView:
         try_sent_at=_time(message, "try_sent_at", message.try_sent_at),
         try_answered_at=_time(message, "try_answered_at", message.try_answered_at),
         expires_at=_time(message, "expires_at", message.expires_at),
-        command=Phase(message.command) if message.command else None,
+        command=_COMMAND.get(message.command),
         command_attempts=message.command_attempts,
         command_failures=message.command_failures,
         command_sent_at=_time(message, "command_sent_at", message.command_sent_at),
-        outcome=Outcome(message.outcome) if message.outcome else None,
+        outcome=_OUTCOME.get(message.outcome),
         settled_at=_time(message, "settled_at", message.settled_at),
         last_error=message.last_error,
     )
+
+
+def state_of(message: transaction_pb2.Transaction) -> State:
+    """A transaction's state."""
+    return _STATE[message.state]
+
+
+def cancel_reason(number: int) -> CancelReason | None:
+    """A reason by its number on the wire; None for none."""
+    return _CANCEL_REASON.get(number)
+
+
+def wire_states(states: Iterable[State]) -> list[transaction_pb2.State.ValueType]:
+    """The wire's numbers of states."""
+    return [transaction_pb2.State.Value(f"STATE_{state}") for state in states]
 
 
 def wire_wait(wait: Wait) -> manager_pb2.Wait.ValueType:
