@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cache
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Self, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -127,7 +127,7 @@ class BranchChannel(grpc.aio.Channel):
         _registered_method: bool | None = False,
     ) -> grpc.aio.UnaryStreamMultiCallable[RequestT, ReplyT]:
         """A streaming method: there, so that the stub can be built; calling it is an error."""
-        return _UnaryStreamMethod(method)
+        return cast("grpc.aio.UnaryStreamMultiCallable[RequestT, ReplyT]", _StreamingMethod(method))
 
     def stream_unary(
         self,
@@ -137,7 +137,7 @@ class BranchChannel(grpc.aio.Channel):
         _registered_method: bool | None = False,
     ) -> grpc.aio.StreamUnaryMultiCallable[RequestT, ReplyT]:
         """A streaming method: there, so that the stub can be built; calling it is an error."""
-        return _StreamUnaryMethod(method)
+        return cast("grpc.aio.StreamUnaryMultiCallable[RequestT, ReplyT]", _StreamingMethod(method))
 
     def stream_stream(
         self,
@@ -147,7 +147,7 @@ class BranchChannel(grpc.aio.Channel):
         _registered_method: bool | None = False,
     ) -> grpc.aio.StreamStreamMultiCallable[RequestT, ReplyT]:
         """A streaming method: there, so that the stub can be built; calling it is an error."""
-        return _StreamStreamMethod(method)
+        return cast("grpc.aio.StreamStreamMultiCallable[RequestT, ReplyT]", _StreamingMethod(method))
 
     async def __aenter__(self) -> Self:
         """Nothing to open."""
@@ -246,29 +246,11 @@ def _why_no_try(path: str) -> str:
     )
 
 
-def _refuse_stream(path: str) -> NoReturn:
-    raise UsageError(f"{path} is streaming: only unary methods can be part of a transaction")
+class _StreamingMethod:
+    """Of any streaming kind. No subclass of gRPC's, which older versions cannot subscript at run time."""
 
-
-class _UnaryStreamMethod(grpc.aio.UnaryStreamMultiCallable[RequestT, ReplyT]):
     def __init__(self, path: str) -> None:
         self._path = path
 
     def __call__(self, *args: object, **options: object) -> NoReturn:
-        _refuse_stream(self._path)
-
-
-class _StreamUnaryMethod(grpc.aio.StreamUnaryMultiCallable[RequestT, ReplyT]):
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __call__(self, *args: object, **options: object) -> NoReturn:
-        _refuse_stream(self._path)
-
-
-class _StreamStreamMethod(grpc.aio.StreamStreamMultiCallable[RequestT, ReplyT]):
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __call__(self, *args: object, **options: object) -> NoReturn:
-        _refuse_stream(self._path)
+        raise UsageError(f"{self._path} is streaming: only unary methods can be part of a transaction")
