@@ -88,7 +88,7 @@ class Limits(Table):
     branches: int = Field(default=64, ge=1, le=1024, description="Branches in one transaction.")
     request_bytes: int = _bytes(256 * 1024, "Size of one branch's request message.", le=2 * 1024 * 1024)
     transaction_bytes: int = _bytes(
-        1024 * 1024, "Payload of one transaction: its requests and its Try replies together.", le=64 * 1024 * 1024
+        1024 * 1024, "Payload of one transaction: its requests and its Try replies together.", le=4 * 1024 * 1024
     )
     default_timeout: float = _seconds(30, "Deadline of a transaction that names none.")
     max_timeout: float = _seconds(3600, "Longest deadline that a transaction may ask for.")
