@@ -1,0 +1,160 @@
+"""Which databases are opened, migrated, or refused with advice."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from tcc_server.log import migrate as migrations
+from tcc_server.log.migrate import current_revision, head_revision, migrate
+from tcc_server.log.schema import VERSION_TABLE, metadata
+from tcc_server.log.seam import LogUnavailable
+from tcc_server.log.sqlite import SqliteLog
+from tcc_server.log.sqlite_file import SqliteFile
+from tests.log.rows import new_row
+
+
+def execute(path: Path, *statements: str) -> None:
+    connection = sqlite3.connect(path)
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize("form", ["{path}", "sqlite:///{path}", "sqlite+aiosqlite:///{path}"])
+def test_migrate_makes_a_database_at_the_head_revision_and_again_does_nothing(tmp_path: Path, form: str) -> None:
+    database = form.format(path=tmp_path / "tcc 100%.db")
+    assert migrate(database) == head_revision()
+    assert migrate(database) == head_revision()
+    assert current_revision(database) == head_revision()
+
+
+def test_the_migrations_make_exactly_the_schema_that_the_code_uses(tmp_path: Path) -> None:
+    migrate(tmp_path / "tcc.db")
+    with SqliteFile(tmp_path / "tcc.db").reader() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        assert compare_metadata(context, metadata) == []
+    metadata_ddl = SqliteFile(tmp_path / "direct.db")
+    metadata_ddl.create()
+    with metadata_ddl.writer() as connection, connection.begin():
+        metadata.create_all(connection)
+    assert ddl_of(tmp_path / "direct.db") == ddl_of(tmp_path / "tcc.db")
+
+
+def ddl_of(path: Path) -> dict[str, str]:
+    connection = sqlite3.connect(path)
+    found = connection.execute(
+        "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> ?", [VERSION_TABLE]
+    )
+    ddl = {name: "".join(sql.split()).lower() for name, sql in found}
+    connection.close()
+    return ddl
+
+
+async def test_a_newer_database_is_refused_untouched_and_says_to_upgrade(tmp_path: Path) -> None:
+    path = tmp_path / "tcc.db"
+    migrate(path)
+    execute(path, "UPDATE tcc_log_version SET version_num = '9999'")
+    log = SqliteLog(path, replica="first")
+    with pytest.raises(LogUnavailable, match=r"newer version \(revision 9999\).*knows up to 0001: upgrade"):
+        await log.open()
+    with pytest.raises(LogUnavailable, match="newer version"):
+        migrate(path)
+    assert current_revision(path) == "9999"
+
+
+async def test_a_database_of_something_else_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "accounts.db"
+    execute(path, "CREATE TABLE account (id TEXT)")
+    before = path.read_bytes()
+    log = SqliteLog(path, replica="first")
+    with pytest.raises(LogUnavailable, match=r"accounts\.db is not the database of a TCC manager, it holds account"):
+        await log.open()
+    assert path.read_bytes() == before
+
+
+async def test_an_empty_database_is_left_to_tcc_migrate_unless_asked(tmp_path: Path) -> None:
+    path = tmp_path / "tcc.db"
+    careful = SqliteLog(path, replica="first", auto_migrate=False)
+    with pytest.raises(LogUnavailable, match="run `tcc migrate`"):
+        await careful.open()
+    migrate(path)
+    careful = SqliteLog(path, replica="first", auto_migrate=False)
+    await careful.open()
+    await careful.append(new_row())
+    await careful.close()
+
+
+NEXT_REVISION = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+def upgrade():
+    op.add_column("tcc_transaction", sa.Column("extra", sa.String))
+    {then}
+"""
+
+
+@pytest.fixture
+def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a revision 0002 that this version is made to know; the database at tcc.db is at 0001."""
+    migrate(tmp_path / "tcc.db")
+    scripts = tmp_path / "scripts"
+    shutil.copytree(migrations.SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(migrations, "SCRIPTS", scripts)
+    script = scripts / "versions" / "r0002_next.py"
+    script.write_text(NEXT_REVISION.format(then="pass"))
+    return script
+
+
+async def test_an_older_database_is_left_to_tcc_migrate_unless_asked(tmp_path: Path, next_revision: Path) -> None:
+    path = tmp_path / "tcc.db"
+    careful = SqliteLog(path, replica="first", auto_migrate=False)
+    with pytest.raises(LogUnavailable, match=r"older version \(revision 0001\).*needs 0002: run `tcc migrate`"):
+        await careful.open()
+    assert current_revision(path) == "0001"
+    embedded = SqliteLog(path, replica="first")
+    await embedded.open()
+    await embedded.close()
+    assert current_revision(path) == "0002"
+
+
+def test_a_migration_that_fails_half_way_leaves_the_old_schema(tmp_path: Path, next_revision: Path) -> None:
+    path = tmp_path / "tcc.db"
+    before = ddl_of(path)
+    next_revision.write_text(NEXT_REVISION.format(then='op.execute("SELECT nonsense")'))
+    with pytest.raises(LogUnavailable, match="nonsense"):
+        migrate(path)
+    assert current_revision(path) == "0001"
+    assert ddl_of(path) == before
+
+
+async def test_migrate_refuses_while_a_manager_runs_but_the_revision_can_be_read(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "tcc.db", replica="first")
+    await log.open()
+    with pytest.raises(LogUnavailable, match="in use by another manager"):
+        migrate(tmp_path / "tcc.db")
+    assert current_revision(tmp_path / "tcc.db") == head_revision()
+    await log.close()
+
+
+@pytest.mark.parametrize("database", ["postgresql://user:secret@host/db", "sqlite://", "sqlite:///:memory:", "x://["])
+def test_a_url_of_anything_but_a_sqlite_file_is_refused_without_showing_its_password(database: str) -> None:
+    with pytest.raises(LogUnavailable, match="sqlite:///tcc") as refused:
+        migrate(database)
+    assert "secret" not in str(refused.value)
+
+
+def test_the_revision_of_a_missing_database_is_an_error_and_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(LogUnavailable, match="No such file"):
+        current_revision(tmp_path / "tcc.db")
+    assert list(tmp_path.iterdir()) == []
