@@ -92,7 +92,10 @@ class LogUnavailable(LogError):
 
 
 class Log(Protocol):
-    """The seam. Implementations: `tcc_server.log.memory`, `tcc_server.log.sqlite`."""
+    """The seam. Implementations: `tcc_server.log.memory`, `tcc_server.log.sqlite`.
+
+    `load` and `list` give rows of newer formats too: look at `min_reader` before reading body and progress.
+    """
 
     async def open(self) -> None:
         """Connect, check the schema's version, prove the last owner dead. Raises LogUnavailable with what to do."""
@@ -102,6 +105,8 @@ class Log(Protocol):
 
     async def append(self, row: Row) -> None:
         """Write one row; returns once it is durable.
+
+        The same append again (same version and write_id) succeeds while nothing was written over it.
 
         Raises:
             LogConflict, LogRejected, LogUnknown: see there. A cancelled append counts as LogUnknown.
@@ -121,6 +126,8 @@ class Log(Protocol):
     async def adopt(self, limit: int) -> Sequence[Row]:
         """Take over up to `limit` unfinished rows of owners that are dead, earliest `wake_at` first.
 
-        Each row given back has its version raised by one, durably, and this replica as owner: whoever still holds it
-        loses its next compare-and-set. Empty once there is none left. Raises LogUnavailable.
+        Each row given back has its version raised by one, durably, this replica as owner and a write_id of no append:
+        whoever still holds it loses its next compare-and-set, and a repeat of its last one. What was taken but never
+        reached its caller (cancelled, or the commit's answer lost) is given by the next call. Rows whose `min_reader`
+        is above READER are left alone. Empty once there is none left. Raises LogUnavailable.
         """
