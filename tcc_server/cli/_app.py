@@ -51,8 +51,9 @@ COMMANDS = {
     "migrate": Command(
         "tcc_server.cli.migrate:migrate",
         "Bring the log's schema to this version.",
-        "Stop the manager first, and run this before the new version's first start. It makes the log where there is "
-        "none. Running it again changes nothing. Give either --config or --log.",
+        "A manager on SQLite does this by itself when it starts; with this command it happens when you choose. Stop "
+        "the manager first. It makes the log where there is none. Running it again changes nothing. Give either "
+        "--config or --log.",
         ("tcc migrate --config tcc.toml", "tcc migrate --log sqlite:///tcc.db"),
     ),
     "protos": Command(

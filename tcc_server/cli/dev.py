@@ -17,8 +17,6 @@ from tcc_server.cli._output import console, print_json
 from tcc_server.cli._serve import serve
 from tcc_server.cli._settings import configured
 from tcc_server.config import Config, check_endpoint
-from tcc_server.log.migrate import migrate
-from tcc_server.log.seam import LogUnavailable
 
 _MEMORY = ":memory:"
 _OWN = frozenset({"TCC_PARTICIPANTS", "TCC_LOG", "TCC_REFLECTION"})
@@ -65,7 +63,7 @@ async def _run(participants: list[str], listen: str | None, data: str, json: boo
         raise CommandError(f"two participants are called {', '.join(twice)}: name one with NAME=HOST:PORT", Exit.USAGE)
     config = given(participants={name: {"endpoint": endpoint} for name, endpoint in {**found, **named}.items()})
     if config.sqlite_path is not None:
-        _prepare(config.sqlite_path)
+        _make_folder(config.sqlite_path.parent)
     await serve(config, partial(_ready, config, data, json))
 
 
@@ -88,14 +86,11 @@ def _parse(participants: list[str]) -> tuple[dict[str, str], list[str]]:
     return named, asked
 
 
-def _prepare(database: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
-        database.parent.mkdir(parents=True, exist_ok=True)
-        migrate(database)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CommandError(f"--data {database.parent}: {error.strerror}") from error
-    except LogUnavailable as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(f"--data {folder}: {error.strerror}") from error
 
 
 def _ready(config: Config, data: str, json: bool, port: int) -> None:

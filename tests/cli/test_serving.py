@@ -44,7 +44,7 @@ def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, 
 def ended(process: subprocess.Popen[str], number: signal.Signals) -> int:
     """The exit code after a signal."""
     process.send_signal(number)
-    process.communicate()
+    process.communicate(timeout=15)
     return process.returncode
 
 
@@ -76,6 +76,7 @@ def test_a_port_in_use_is_one_line_and_exit_1(run: Run, tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
+            timeout=30,
         )
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1].startswith(f"tcc: cannot listen on {address}")
@@ -89,28 +90,29 @@ def test_a_server_that_is_no_participant_of_the_sdk_is_named(manager: FakeManage
         capture_output=True,
         text=True,
         check=False,
+        timeout=30,
     )
     assert ran.returncode == 1
     assert ran.stderr.startswith(f"tcc: {manager.address} is no participant of the SDK")
 
 
-def test_server_asks_for_a_migration_and_serves_after_it(run: Run, tmp_path: Path) -> None:
+def test_server_serves_on_a_log_that_was_migrated_before(run: Run, tmp_path: Path) -> None:
     config = tmp_path / "tcc.toml"
     config.write_text(f'listen = "127.0.0.1:0"\nlog = "sqlite:///{tmp_path}/log.db"\n')
-    refused = subprocess.run(
-        [sys.executable, "-m", "tcc", "server", "--config", str(config)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert refused.returncode == 1
-    assert "run `tcc migrate`" in refused.stderr.splitlines()[-1]
     migrated = run("migrate", "--config", str(config))
     assert migrated.code == 0
     assert migrated.out.startswith(f"{tmp_path}/log.db is at revision ")
     with started("server", "--config", str(config)) as (process, ready):
         assert run("tx", "list", "--manager", ready["listen"]).code == 0
+        assert ended(process, signal.SIGTERM) == 0
+
+
+def test_migrate_of_a_log_in_use_is_one_line_and_exit_1(run: Run, tmp_path: Path) -> None:
+    with started(*DEV, "--data", str(tmp_path)) as (process, _):
+        ran = run("migrate", "--log", f"sqlite:///{tmp_path}/tcc.db")
+        assert ran.code == 1
+        assert ran.err.startswith("tcc: ")
+        assert len(ran.err.splitlines()) == 1
         assert ended(process, signal.SIGTERM) == 0
 
 
