@@ -300,6 +300,23 @@ async def test_an_exception_does_not_wait_for_tries_under_way(manager: tcc.Manag
     assert fake.methods() == ["Begin", "Try", "Cancel"]
 
 
+async def test_a_task_cancelled_while_it_waits_for_tries_at_the_exit_sends_a_cancel(
+    manager: tcc.Manager, fake: FakeManager
+) -> None:
+    fake.next("Try", never_answers())
+
+    async def body() -> None:
+        async with manager.transaction() as tx:
+            AccountsStub(tx.channel).TryDebit(DEBIT)
+
+    task = asyncio.create_task(body())
+    await fake.arrived("Try")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert fake.methods() == ["Begin", "Try", "Cancel"]
+
+
 async def test_gather_over_tries_works_as_over_any_call(manager: tcc.Manager) -> None:
     async with manager.transaction() as tx:
         bank = AccountsStub(tx.channel)
@@ -378,10 +395,12 @@ async def test_a_confirm_that_is_decided_cancel_raises_with_the_refusals(
 
 
 async def test_a_mixed_end_is_raised(manager: tcc.Manager, fake: FakeManager) -> None:
-    fake.next("Confirm", in_state(transaction_pb2.STATE_MIXED, manager_pb2.ConfirmResponse))
+    fake.next("Confirm", *[in_state(transaction_pb2.STATE_MIXED, manager_pb2.ConfirmResponse)] * 2)
     with pytest.raises(tcc.TransactionMixed):
-        async with manager.transaction():
+        async with manager.transaction(gid="t-1"):
             pass
+    with pytest.raises(tcc.TransactionMixed):
+        await manager.confirm("t-1")
 
 
 async def test_cancelling_inside_the_block_makes_the_exit_do_nothing_more(
