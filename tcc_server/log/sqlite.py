@@ -174,10 +174,9 @@ class SqliteLog:
         return unknown
 
     def _write_one(self, connection: Connection, row: Row) -> LogError | None:
-        try:
-            with connection.begin_nested():
-                (verdict,) = statements.write(connection, [row], self._replica)
-                return verdict
+        try:  # no savepoint: in SQLite a statement that fails undoes itself alone
+            (verdict,) = statements.write(connection, [row], self._replica)
+            return verdict
         except _OF_ONE_ROW as error:
             return LogRejected(f"transaction {row.key.gid} cannot be stored: {explain(error, self._file.path)}")
 

@@ -185,6 +185,15 @@ async def test_successive_appends_of_one_key_submitted_together_are_written_in_t
     assert ((await stored(log, rows[0])).version, (await stored(log, rows[0])).progress) == (20, b"19")
 
 
+async def test_successive_appends_of_one_key_succeed_also_beside_a_conflict_of_another(log: Log) -> None:
+    await log.append(new_row("taken"))
+    row = new_row()
+    verdicts = await asyncio.gather(
+        log.append(row), log.append(next_row(row)), log.append(new_row("taken")), return_exceptions=True
+    )
+    assert [type(verdict) for verdict in verdicts] == [type(None), type(None), LogConflict]
+
+
 async def test_a_cancelled_append_harms_no_other(log: Log) -> None:
     tasks = [asyncio.create_task(log.append(new_row(f"t-{number}"))) for number in range(100)]
     await asyncio.sleep(0)
