@@ -197,6 +197,7 @@ class SqlFence:
         try:
             await connection.commit()
         except Exception as error:
+            await connection.invalidate()  # SQLAlchemy holds the transaction for ended, the database may not
             raise FenceUnavailable(f"the commit's result is unknown: {error}") from error
         return Verdict(rule, record)
 
@@ -268,6 +269,7 @@ def _engine(url: str) -> AsyncEngine:
 def _refuse_commit_by_handler(connection: Connection) -> None:
     phase = current.get()
     if phase is not None and phase.owns(connection):
+        connection.invalidate()  # SQLAlchemy now holds the transaction for ended, the database does not
         raise UsageError("the transaction is the fence's: commit through fence.session, not through its connection")
 
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
 
 from tcc.actions import Action, actions_of
 from tcc.errors import UsageError
@@ -31,7 +35,7 @@ class BoundMethod:
         path: `/package.Service/Method`.
         run: the servicer's coroutine function.
         decode: request from bytes.
-        encode: reply to bytes.
+        encode: reply to bytes; of a Confirm or Cancel the reply is ignored, and these are no bytes.
     """
 
     action: Action
@@ -75,7 +79,24 @@ def _bind(action: Action, phase: Phase, path: str, handler: Handler | None) -> B
         raise UsageError(f"{name}, the handler of {path}, is not a coroutine function: write `async def`")
     if handler.request_deserializer is None or handler.response_serializer is None:
         raise UsageError(f"{path} is registered without its messages: use the generated add_..._to_server")
-    return BoundMethod(action, phase, path, run, handler.request_deserializer, handler.response_serializer)
+    encode = partial(_encode, path, _reply_of(path)) if phase is Phase.TRY else _ignore
+    return BoundMethod(action, phase, path, run, handler.request_deserializer, encode)
+
+
+def _reply_of(path: str) -> Descriptor:
+    service, _, method = path[1:].rpartition("/")
+    return descriptor_pool.Default().FindServiceByName(service).methods_by_name[method].output_type
+
+
+def _encode(path: str, reply: Descriptor, answer: object) -> bytes:
+    # Generated serializers take any message; another method's would be stored, and read as garbage ever after.
+    if not isinstance(answer, Message) or answer.DESCRIPTOR.full_name != reply.full_name:
+        raise TypeError(f"{path} returned {type(answer).__name__}, not a {reply.full_name}")
+    return answer.SerializeToString()
+
+
+def _ignore(answer: object) -> bytes:
+    return b""
 
 
 def _is_coroutine_function(run: Callable[..., object]) -> bool:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
 
 from tcc.actions import Action
 from tcc.v1 import participant_pb2, participant_pb2_grpc, transaction_pb2
+
+_LAST_WORD = 0.2
+"""Seconds in which a watcher of health may hear of the end; one that watches an unknown service hears nothing."""
 
 
 class ParticipantService(participant_pb2_grpc.ParticipantServicer):
@@ -41,29 +46,49 @@ class ParticipantService(participant_pb2_grpc.ParticipantServicer):
         yield participant_pb2.OutcomeList()  # makes this a stream's handler
 
 
+class _WatchOver(Exception):
+    """A watch has told its last state."""
+
+
+class _Writer:
+    """What a watch writes to, until it has told that the server ends."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    async def write(self, answer: health_pb2.HealthCheckResponse) -> None:
+        await self._context.write(answer)
+        if answer.status == health_pb2.HealthCheckResponse.NOT_SERVING:  # said by this server only when it ends
+            raise _WatchOver
+
+
 class Health(health_aio.HealthServicer):  # type: ignore[misc]  # the package ships no types
     """Health whose watches end with the server, so that a watcher does not hold up its shutdown."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._watches: set[asyncio.Task[Any] | None] = set()
+        self._watches: set[asyncio.Task[None]] = set()
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802  gRPC names it
         """States of a service as they change."""
-        task = asyncio.current_task()
-        self._watches.add(task)
+        # In a task of its own: a call whose own task is cancelled stays open.
+        watch = asyncio.create_task(super().Watch(request, _Writer(context)))
+        self._watches.add(watch)
         try:
-            await super().Watch(request, context)
+            await asyncio.wait((watch,))
+            with suppress(_WatchOver, asyncio.CancelledError):
+                watch.result()
         finally:
-            self._watches.discard(task)
+            self._watches.discard(watch)
+            watch.cancel()
 
     async def shut_down(self) -> None:
         """Says NOT_SERVING to all, and ends the watches."""
         await self.enter_graceful_shutdown()
-        await asyncio.sleep(0)  # lets the watches write that
-        for task in self._watches:
-            if task is not None:
-                task.cancel()
+        if self._watches:
+            _, unmoved = await asyncio.wait(self._watches, timeout=_LAST_WORD)
+            for watch in unmoved:
+                watch.cancel()
 
 
 def methods_of(action: Action) -> transaction_pb2.Methods:
