@@ -13,6 +13,7 @@ from tcc_server.core.messages import Answer, Settled, Write
 from tcc_server.core.model import CancelReason, Decision, Key, Reservation, Settlement
 from tcc_server.engine import worker
 from tcc_server.log.memory import MemoryLog
+from tcc_server.log.seam import LogUnknown
 from tests.simulation.checker import violations
 from tests.simulation.test_simulation import world_of
 
@@ -47,7 +48,7 @@ def an_unknown_append_counts_as_done(patch: pytest.MonkeyPatch) -> None:
     async def hopeful(self: worker.Worker, row: Any) -> None:
         try:
             await self._seams.log.append(row)
-        except worker.LogUnknown:
+        except LogUnknown:
             return
 
     patch.setattr(worker.Worker, "_append", hopeful)
