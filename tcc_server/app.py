@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import grpc
 import grpc.aio
@@ -55,10 +55,12 @@ class ManagerApp:
 
     Args:
         config: checked configuration.
+        wrap: puts something around the seams before the engine gets them: tests let them fail with it.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, wrap: Callable[[Seams], Seams] = lambda seams: seams) -> None:
         self._config = config
+        self._wrap = wrap
         self._endpoints: Mapping[str, str] = {name: entry.endpoint for name, entry in config.participants.items()}
         self._server: grpc.aio.Server | None = None
         self._health: health.aio.HealthServicer | None = None
@@ -145,7 +147,7 @@ class ManagerApp:
         )
         limits = self._config.limits
         self._engine = Engine(
-            seams,
+            self._wrap(seams),
             replica=replica,
             policy=Policy(**self._config.retry.model_dump()),
             bounds=Bounds(branches=limits.branches, payload=limits.transaction_bytes),

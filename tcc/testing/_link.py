@@ -274,7 +274,7 @@ class _UnaryCall(_Call):
         try:
             async with asyncio.timeout(self._timeout):
                 request, handler = self._parsed()
-                work: Awaitable[Any] = handler.unary_unary(request, self._context)  # type: ignore[misc, assignment]  # one of four fields is set
+                work: Awaitable[Any] = _behaviour(handler.unary_unary)(request, self._context)
                 answer = await work
             if self._context.status is not grpc.StatusCode.OK:
                 raise _error(self._context.status, self._context.text, self._context.trailers)
@@ -296,13 +296,18 @@ class _StreamCall(_Call):
             async with asyncio.timeout(self._timeout):
                 request, handler = self._parsed()
                 encode = handler.response_serializer
-                stream: AsyncIterator[Any] = handler.unary_stream(request, self._context)  # type: ignore[misc, assignment]  # one of four fields is set
+                stream: AsyncIterator[Any] = _behaviour(handler.unary_stream)(request, self._context)
                 async for answer in stream:
                     if self._cancelled:
                         return
                     yield self._decode(encode(answer) if encode else answer)
         except Exception as error:
             raise self._ended(error) from error
+
+
+def _behaviour(field: Any) -> Callable[[Any, Context], Any]:
+    behaviour: Callable[[Any, Context], Any] = field  # one of a handler's four fields is set, says the stub's own path
+    return behaviour
 
 
 def _not_carried(method: str) -> Callable[..., NoReturn]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tcc.client import Manager
+from tcc.client._manager import Manager
 from tcc.errors import UsageError
 from tcc.participant import ParticipantRuntime, ParticipantServer
 from tcc.testing._link import Link

@@ -29,7 +29,7 @@ from tcc_server.engine.errors import (
 from tcc_server.engine.live import Condition, Live, Lost
 from tcc_server.engine.worker import Seams, Worker, payload
 from tcc_server.log.codec import decode
-from tcc_server.log.seam import Filter
+from tcc_server.log.seam import READER, Filter
 
 ADOPT_BATCH = 256
 
@@ -209,7 +209,7 @@ class Engine:
         """A page of transactions, newest first. Raises ValueError for a strange token, LogUnavailable."""
         page = await self._seams.log.list(wanted, page_size, token)
         now = self._seams.clock.now()
-        return [decode(row, now) for row in page.rows], page.next_token
+        return [decode(row, now) for row in page.rows if row.min_reader <= READER], page.next_token
 
     # What participants say
 

@@ -38,7 +38,7 @@ from tcc_server.engine.live import Condition, Live, Lost
 from tcc_server.engine.tasks import Tasks
 from tcc_server.engine.timers import Timers
 from tcc_server.log.codec import decode, encode
-from tcc_server.log.seam import Log, LogConflict, LogRejected, LogUnavailable, LogUnknown, Row
+from tcc_server.log.seam import READER, Log, LogConflict, LogRejected, LogUnavailable, LogUnknown, Row
 
 _log = structlog.get_logger(__name__)
 
@@ -287,6 +287,8 @@ class Worker:
         row = rows.get(key)
         if row is None:
             raise UnknownTransaction(key)
+        if row.min_reader > READER:
+            raise Unsettled(key, "a newer version wrote it; ask a manager of that version")
         return row
 
     def resume(self, row: Row) -> Live:
