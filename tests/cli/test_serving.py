@@ -21,13 +21,13 @@ DEV = ("dev", "--participant", "bank=127.0.0.1:1", "--listen", "127.0.0.1:0")
 
 
 @contextmanager
-def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+def started(*arguments: str, folder: Path = ROOT) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """The process and what it said when it was ready."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TCC_")}
     with subprocess.Popen(
         [sys.executable, "-m", "tcc", *arguments, "--json"],
-        cwd=ROOT,
-        env=kept,
+        cwd=folder,
+        env={**kept, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -60,10 +60,9 @@ def test_dev_serves_until_sigterm_and_again_on_the_same_data(run: Run, tmp_path:
 
 
 def test_dev_in_memory_leaves_nothing_behind(tmp_path: Path) -> None:
-    before = set(ROOT.iterdir())
-    with started(*DEV, "--data", ":memory:") as (process, _):
+    with started(*DEV, "--data", ":memory:", folder=tmp_path) as (process, _):
         assert ended(process, signal.SIGTERM) == 0
-    assert not {path for path in set(ROOT.iterdir()) - before if "tcc" in path.name or "memory" in path.name}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_port_in_use_is_one_line_and_exit_1(run: Run, tmp_path: Path) -> None:
