@@ -15,7 +15,9 @@ from tcc.participant._context import Trailers
 from tcc.v1 import participant_pb2, transaction_pb2
 
 _MARK = ((wire.REFUSED, "1"),)
-_TEXT_LIMIT = 1024
+_TEXT_LIMIT = (
+    1024  # on its way each byte may become three; trailers over 8 KiB may be refused, and with them the answer
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,16 @@ class HandlerStopped(Exception):
 
 def reasoned(code: grpc.StatusCode, text: str, reason: str, **facts: str) -> Refusal:
     """A refusal with the toolkit's own reason."""
+    text = bounded(text)
     return Refusal(code, text, wire.error_details(code, text, reason, **facts))
 
 
 def bounded(text: str) -> str:
-    """A status message that fits into a call's trailers: what is over 1024 characters is cut."""
-    return text if len(text) <= _TEXT_LIMIT else text[: _TEXT_LIMIT - 3] + "..."
+    """A status message that fits into a call's trailers: what is over 1 KiB of UTF-8 is cut."""
+    if len(text) <= _TEXT_LIMIT // 4:
+        return text
+    encoded = text.encode(errors="replace")
+    return text if len(encoded) <= _TEXT_LIMIT else encoded[: _TEXT_LIMIT - 3].decode(errors="ignore") + "..."
 
 
 def try_answer(verdict: Verdict, trailers: Trailers = ()) -> TryAnswer:

@@ -18,7 +18,7 @@ from tcc import wire
 from tcc.errors import UsageError
 from tcc.participant._call import Metadata
 
-_DETAILS_LIMIT = 4096  # trailers over 8 KiB may be refused on their way, and with them the answer
+_DETAILS_LIMIT = 3072  # trailers over 8 KiB may be refused on their way, and with them the answer
 _log = logging.getLogger("tcc.participant")
 
 Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
@@ -184,7 +184,7 @@ class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
 
     @property
     def status_details(self) -> bytes:
-        """The `grpc-status-details-bin` among the trailers; empty where there is none, or it is over 4 KiB."""
+        """The `grpc-status-details-bin` among the trailers; empty where there is none, or it is over 3 KiB."""
         for key, value in self._trailers:
             if key == wire.STATUS_DETAILS and isinstance(value, bytes) and len(value) <= _DETAILS_LIMIT:
                 return value

@@ -49,7 +49,8 @@ async def run_handler(method: BoundMethod, call: Call, context: PhaseContext, re
     try:
         request = method.decode(call.request)
     except Exception as error:
-        code, text = grpc.StatusCode.INVALID_ARGUMENT, f"the request of {method.path} cannot be decoded: {error}"
+        code = grpc.StatusCode.INVALID_ARGUMENT
+        text = bounded(f"the request of {method.path} cannot be decoded: {error}")
         raise HandlerStopped(code, text, wire.error_details(code, text, wire.UNDECODABLE)) from error
     visit = call.visit
     reply = None if record is None else record.reply or b""

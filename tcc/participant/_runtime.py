@@ -112,7 +112,7 @@ class ParticipantRuntime:
         try:
             call = from_metadata(Phase.TRY, path, request, metadata, timeout, peer)
         except NotABranch as error:
-            code, text = grpc.StatusCode.INVALID_ARGUMENT, str(error)
+            code, text = grpc.StatusCode.INVALID_ARGUMENT, bounded(str(error))
             return TryAnswer(code, text, wire.error_details(code, text, wire.NOT_A_BRANCH))
         method = self._methods.get(path)
         wrong = self._what_is_wrong(call, method)
@@ -137,7 +137,7 @@ class ParticipantRuntime:
             return busy_answer(busy)
         except FenceUnavailable as error:
             _log.warning("Try of %s: %s", _name(call.visit), error, exc_info=error)
-            return TryAnswer(grpc.StatusCode.UNAVAILABLE, str(error))
+            return TryAnswer(grpc.StatusCode.UNAVAILABLE, bounded(str(error)))
         finally:
             context.finish()
 
@@ -161,7 +161,7 @@ class ParticipantRuntime:
         try:
             call = from_command(command, timeout, peer)
         except NotABranch as error:
-            settle_stopped(outcome, HandlerStopped(grpc.StatusCode.INVALID_ARGUMENT, str(error)))
+            settle_stopped(outcome, HandlerStopped(grpc.StatusCode.INVALID_ARGUMENT, bounded(str(error))))
             return outcome
         await self._settle(call, self._settling(call), outcome, None)
         return outcome
@@ -187,7 +187,7 @@ class ParticipantRuntime:
         try:
             call = from_metadata(phase, try_method, request, metadata, timeout, peer)
         except NotABranch as error:
-            code, text = grpc.StatusCode.INVALID_ARGUMENT, str(error)
+            code, text = grpc.StatusCode.INVALID_ARGUMENT, bounded(str(error))
             settle_stopped(outcome, HandlerStopped(code, text))
             return outcome, wire.error_details(code, text, wire.NOT_A_BRANCH)
         body = method if method is not None else self._unknown(path)
@@ -219,7 +219,7 @@ class ParticipantRuntime:
             return settle_busy(outcome, busy)
         except FenceUnavailable as error:
             _log.warning("%s of %s: %s", call.visit.phase, _name(call.visit), error, exc_info=error)
-            return settle_stopped(outcome, HandlerStopped(grpc.StatusCode.UNAVAILABLE, str(error)))
+            return settle_stopped(outcome, HandlerStopped(grpc.StatusCode.UNAVAILABLE, bounded(str(error))))
         except Exception as error:
             text = self._failed(method, call, error)
             return settle_stopped(outcome, HandlerStopped(grpc.StatusCode.INTERNAL, text))

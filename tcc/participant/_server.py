@@ -25,7 +25,7 @@ from tcc.v1 import participant_pb2, participant_pb2_grpc
 
 _log = logging.getLogger("tcc.participant")
 
-DRAIN: Final = 8.0
+DRAIN: Final = 7.0
 """Seconds that calls in progress get when the server is told to end."""
 _ROLLBACK: Final = 1.0
 """Seconds that stopped handlers get to roll back, and that the fence and the lock get to close."""
@@ -167,13 +167,16 @@ class ParticipantServer(grpc.aio.Server):
         """
         if self._server is None or self._stopped.is_set():
             return
+        loop = asyncio.get_running_loop()
+        graceful_until = loop.time() + (grace or 0.0)
         if self._health is not None:
             await self._health.shut_down()
         await self._server.stop(grace)
         self._runtime.stop_taking()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_ROLLBACK):
-                await self._runtime.idle()  # gRPC does not wait for the calls that it stopped
+            # gRPC does not wait for the calls that it stopped, and knows nothing of those that came another way.
+            async with asyncio.timeout_at(max(graceful_until, loop.time() + _ROLLBACK)):
+                await self._runtime.idle()
         self._stopped.set()
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import tcc
-from tcc.fence import FENCE_TABLE, Body, FenceBusy, FenceUnavailable, Record, Refusal, Rule, SqlFence, ddl
+from tcc.fence import FENCE_TABLE, Body, FenceBusy, FenceUnavailable, Record, Refusal, Rule, SqlFence, Visit, ddl
 from tests.fence.visits import CANCEL, CONFIRM, TRY, Business, run
 
 EFFECTS = Table("effects", MetaData(), Column("name", String, primary_key=True), Column("times", Integer, default=1))
@@ -72,18 +72,36 @@ async def test_the_handlers_own_commit_does_not_part_effect_and_row(sql: SqlFenc
     assert (await run(sql, TRY)).rule is (Rule.REFUSE if ending == "refuses" else Rule.RUN)
 
 
-async def test_the_handlers_own_rollback_undoes_only_its_own(sql: SqlFence) -> None:
+@pytest.mark.parametrize("visit", [CONFIRM, CANCEL], ids=lambda visit: visit.phase)
+async def test_a_confirm_or_cancel_that_commits_and_then_fails_leaves_nothing(sql: SqlFence, visit: Visit) -> None:
+    async def body(_: Record | None) -> bytes:
+        await sql.session.execute(insert(EFFECTS).values(name="effect"))
+        await sql.session.commit()
+        raise ValueError("bug")
+
+    await run(sql, TRY)
+    with pytest.raises(ValueError, match="bug"):
+        await sql.visit(visit, body)
+
+    assert await count(sql) == 0
+    assert (await run(sql, visit)).rule is Rule.RUN
+
+
+@pytest.mark.parametrize("visit", [TRY, CONFIRM, CANCEL], ids=lambda visit: visit.phase)
+async def test_the_handlers_own_rollback_undoes_only_its_own(sql: SqlFence, visit: Visit) -> None:
     async def body(_: Record | None) -> bytes:
         await sql.session.execute(insert(EFFECTS).values(name="undone"))
         await sql.session.rollback()
         await sql.session.execute(insert(EFFECTS).values(name="kept"))
         return b""
 
-    await sql.visit(TRY, body)
+    if visit is not TRY:
+        await run(sql, TRY)
+    await sql.visit(visit, body)
 
     async with sql.engine.connect() as connection:
         assert (await connection.scalars(select(EFFECTS.c.name))).all() == ["kept"]
-    assert (await run(sql, TRY)).rule is Rule.REPLY
+    assert (await run(sql, visit)).rule is (Rule.REPLY if visit is TRY else Rule.DONE)
 
 
 async def test_a_commit_around_the_session_is_refused_and_nothing_stays(sql: SqlFence) -> None:
@@ -113,6 +131,23 @@ async def test_orm_objects_that_wait_for_a_flush_are_written(sql: SqlFence) -> N
 
     await sql.visit(TRY, body)
     assert await count(sql) == 1
+
+
+async def test_a_refusal_writes_nothing_that_the_session_still_holds_back(sql: SqlFence) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Effect(Base):
+        __tablename__ = "effects"
+        name: Mapped[str] = mapped_column(primary_key=True)
+
+    async def body(_: Record | None) -> Refusal:
+        sql.session.add(Effect(name="before"))  # is there already: a flush would fail
+        return REFUSAL
+
+    await sql.visit(replace(TRY, gid="before"), effect(sql, "before"))
+    assert (await sql.visit(TRY, body)).rule is Rule.RUN
+    assert (await run(sql, TRY)).rule is Rule.REFUSE
 
 
 async def test_an_effect_that_the_database_refuses_at_the_flush_rolls_back_all(sql: SqlFence) -> None:

@@ -283,15 +283,16 @@ async def test_a_try_beside_another_delivery_is_told_to_come_later(way: Way, scr
     assert scripted.runs[Phase.TRY] == 1
 
 
-async def test_long_error_texts_are_cut_to_what_fits_into_trailers(way: Way, scripted: Scripted) -> None:
+@pytest.mark.parametrize("letter", ["x", "\u20ac"])
+async def test_long_error_texts_are_cut_to_what_fits_into_trailers(way: Way, scripted: Scripted, letter: str) -> None:
     async def refuse(request: Any, context: Any) -> None:
-        raise tcc.Refused("x" * 100_000)
+        raise tcc.Refused(letter * 100_000)
 
     scripted.scripts[Phase.TRY] = refuse
     answer = await way.attempt(Branch())
     assert (answer.code, is_marked(answer)) == (grpc.StatusCode.FAILED_PRECONDITION, True)
-    assert answer.message.startswith("xxx")
-    assert len(answer.message) <= 1024
+    assert answer.message.startswith(letter * 300)
+    assert answer.message.endswith("...")
 
 
 def test_the_paths_of_this_module_are_those_of_the_proto() -> None:
