@@ -51,19 +51,19 @@ class DirectCourier:
                 line = self._lines[command.participant] = _Line(self, self._calls_in_flight)
             line.put(command)
 
-    async def carry(self, command: Command) -> None:
-        """Call the command's method and give the outcome to the sink."""
-        outcome = await self._call(command)
-        if self._sink is not None:
-            self._sink(outcome)
-
     async def close(self) -> None:
         """Drop what waits and cancel what is under way."""
         lines, self._lines = self._lines, {}
         for line in lines.values():
             await line.close()
 
-    async def _call(self, command: Command) -> Outcome:
+    def tell(self, outcome: Outcome) -> None:
+        """Give an outcome to the sink."""
+        if self._sink is not None:
+            self._sink(outcome)
+
+    async def call(self, command: Command) -> Outcome:
+        """Call the command's method; whatever happens is an outcome."""
         outcome = Outcome(
             namespace=command.namespace,
             gid=command.gid,
@@ -116,12 +116,19 @@ class _Line:
         while self._waiting and len(self._called) < self._bound:
             branch = next(iter(self._waiting))
             command = self._waiting.pop(branch)
-            task = asyncio.create_task(self._courier.carry(command))
+            task = asyncio.create_task(self._carry(branch, command))
             self._called[branch] = task
             task.add_done_callback(partial(self._ended, branch))
 
+    async def _carry(self, branch: _Branch, command: Command) -> None:
+        outcome = await self._courier.call(command)
+        # Before the outcome is told: whoever hears it may send the next attempt at once.
+        self._called.pop(branch, None)
+        self._courier.tell(outcome)
+
     def _ended(self, branch: _Branch, task: asyncio.Task[None]) -> None:
-        del self._called[branch]
+        if self._called.get(branch) is task:
+            del self._called[branch]
         if not task.cancelled():
             task.result()  # carry does not raise; should it ever, the loop's exception handler says so
         self._fill()

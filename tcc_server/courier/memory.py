@@ -13,6 +13,9 @@ CommandHandler = Callable[[Command], Awaitable[Outcome]]
 """Carries one command out; never raises."""
 
 
+_Branch = tuple[str, str, str]
+
+
 class MemoryCourier:
     """Carries commands by name.
 
@@ -23,7 +26,7 @@ class MemoryCourier:
     def __init__(self, participants: Mapping[str, CommandHandler]) -> None:
         self._participants = participants
         self._sink: OutcomeSink | None = None
-        self._carrying: dict[tuple[str, str, str], asyncio.Task[None]] = {}
+        self._carrying: dict[_Branch, asyncio.Task[None]] = {}
 
     async def start(self, sink: OutcomeSink) -> None:
         """Begin to work; outcomes go to `sink`."""
@@ -38,7 +41,7 @@ class MemoryCourier:
                 continue
             task = asyncio.get_running_loop().create_task(self._carry(handler, command))
             self._carrying[branch] = task
-            task.add_done_callback(partial(self._carried, branch))
+            task.add_done_callback(partial(self._ended, branch))
 
     async def close(self) -> None:
         """Stop what is under way."""
@@ -48,10 +51,13 @@ class MemoryCourier:
             task.cancel()
         await asyncio.gather(*carrying, return_exceptions=True)
 
-    def _carried(self, branch: tuple[str, str, str], task: asyncio.Task[None]) -> None:
-        del self._carrying[branch]
+    def _ended(self, branch: _Branch, task: asyncio.Task[None]) -> None:
+        if self._carrying.get(branch) is task:
+            del self._carrying[branch]
 
     async def _carry(self, handler: CommandHandler, command: Command) -> None:
         outcome = await handler(command)
+        # Before the outcome is told: whoever hears it may send the next attempt at once.
+        self._carrying.pop((command.namespace, command.gid, command.branch), None)
         if self._sink is not None:
             self._sink(outcome)
