@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import grpc
@@ -41,6 +41,10 @@ class InvocationMetadata(grpc.aio.Metadata):
     def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
         for key, value in super().__iter__():
             yield Metadatum(key, value)
+
+    def keys(self) -> KeysView[str]:
+        """The keys, each once; gives `dict(metadata)` its sense on every version of grpcio."""
+        return dict.fromkeys(key for key, _ in self).keys()
 
 
 class PhaseContext(grpc.aio.ServicerContext[Any, Any]):

@@ -54,7 +54,8 @@ class ParticipantServer(grpc.aio.Server):
         handler_timeout: seconds after which a handler of Try, Confirm or Cancel is stopped and rolled back.
         interceptors: for calls by gRPC; what comes as a command does not pass them.
         options: gRPC channel arguments, over the server's own.
-        maximum_concurrent_rpcs: more than these are answered RESOURCE_EXHAUSTED; None: no limit.
+        maximum_concurrent_rpcs: calls over these are answered RESOURCE_EXHAUSTED, which a manager repeats; None: no
+            limit.
 
     Raises:
         UsageError: the name is no id. Registering raises it for a wrong option in the proto, a handler that is not
@@ -72,7 +73,7 @@ class ParticipantServer(grpc.aio.Server):
         handler_timeout: float = 30.0,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         options: Sequence[tuple[str, int | str]] = (),
-        maximum_concurrent_rpcs: int | None = None,
+        maximum_concurrent_rpcs: int | None = 1000,
     ) -> None:
         problem = None if name is None else problem_with_id("participant name", name)
         if problem is not None:

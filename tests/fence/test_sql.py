@@ -104,6 +104,22 @@ async def test_the_handlers_own_rollback_undoes_only_its_own(sql: SqlFence, visi
     assert (await run(sql, visit)).rule is (Rule.REPLY if visit is TRY else Rule.DONE)
 
 
+async def test_the_handlers_own_rollback_does_not_let_another_delivery_in(sql: SqlFence, url: str) -> None:
+    impatient = SqlFence(url, row_wait=0.05)
+
+    async def body(_: Record | None) -> bytes:
+        await sql.session.execute(insert(EFFECTS).values(name="undone"))
+        await sql.session.rollback()
+        with pytest.raises(FenceBusy):
+            await impatient.visit(CANCEL, Business())
+        return b""
+
+    await run(sql, TRY)
+    assert (await sql.visit(CONFIRM, body)).rule is Rule.RUN
+    assert (await run(impatient, CANCEL)).rule is Rule.CONTRADICTED
+    await impatient.close()
+
+
 async def test_a_commit_around_the_session_is_refused_and_nothing_stays(sql: SqlFence) -> None:
     async def body(_: Record | None) -> bytes:
         await sql.session.execute(insert(EFFECTS).values(name="effect"))
@@ -268,7 +284,7 @@ async def test_waiting_for_a_writer_of_this_process_ends_in_busy(url: str, sql: 
 
     visiting = asyncio.create_task(fence.visit(TRY, slow))
     await entered.wait()
-    with pytest.raises(FenceBusy):
+    with pytest.raises(FenceBusy, match="other writers"):  # in line for its turn, not polling the file
         await fence.visit(TRY, Business())
     leave.set()
     assert (await visiting).rule is Rule.RUN
