@@ -35,7 +35,10 @@ def main() -> None:
     parser.add_argument("--name", default="bank", help="the participant's name, as the manager knows it")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    asyncio.run(serve(options.listen, options.database, options.name))
+    try:
+        asyncio.run(serve(options.listen, options.database, options.name))
+    except tcc.UsageError as error:
+        parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":

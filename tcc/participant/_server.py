@@ -205,10 +205,10 @@ class ParticipantServer(grpc.aio.Server):
             await told.wait()
             _log.info("told to end: draining for up to %g s", DRAIN)
         finally:
-            for number in heard:
-                loop.remove_signal_handler(number)  # a second signal ends the process at once
             await self.stop(DRAIN)
             await self._close()
+            for number in heard:  # not before: a second signal must not cut the end short, which is bounded anyway
+                loop.remove_signal_handler(number)
 
     async def _close(self) -> None:
         try:

@@ -19,7 +19,7 @@ from tcc import wire
 from tcc.fence import MemoryFence, Phase
 from tcc.participant import ParticipantServer
 from tcc.v1 import options_pb2, participant_pb2, participant_pb2_grpc, transaction_pb2
-from tests.participant.scripted import METHODS, REQUEST, SERVICE, Branch, Grpc, Scripted, Told, make_server
+from tests.participant.scripted import METHODS, REPLY, REQUEST, SERVICE, Branch, Grpc, Scripted, Told, make_server
 
 
 @pytest.fixture
@@ -231,6 +231,27 @@ async def test_interceptors_see_the_calls(scripted: Scripted) -> None:
         assert (await Grpc(channel).attempt(Branch())).code is grpc.StatusCode.OK
     await server.stop(None)
     assert seen == [SERVICE + "TryDebit"]
+
+
+async def test_calls_over_the_limit_are_told_so_and_are_not_marked(scripted: Scripted) -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: Any, context: Any) -> pb.DebitReply:
+        entered.set()
+        await leave.wait()
+        return REPLY
+
+    scripted.scripts[Phase.TRY] = slow
+    server = make_server(scripted, maximum_concurrent_rpcs=1)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        first = asyncio.create_task(Grpc(channel).attempt(Branch()))
+        await entered.wait()
+        second = await Grpc(channel).attempt(Branch(gid="g-2"))
+        leave.set()
+        assert (await first).code is grpc.StatusCode.OK
+    await server.stop(None)
+    assert (second.code, second.trailers) == (grpc.StatusCode.RESOURCE_EXHAUSTED, ())
 
 
 # How it ends.
