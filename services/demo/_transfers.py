@@ -1,0 +1,97 @@
+"""The transfers: which there are, how a client asks the manager for one, and what it is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tcc
+from services.accounts.v1.accounts_pb2 import CreditRequest, DebitRequest
+from services.accounts.v1.accounts_pb2_grpc import AccountsStub
+from services.demo._banks import OPENING
+
+COUNT = 40
+BANKS = ("bank-a", "bank-b")
+_RICH = [account for account, cents in OPENING.items() if cents >= 1_000_00]
+_POOR = "kim"
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Money that shall go from an account at one bank to an account at the other.
+
+    Attributes:
+        gid: the transaction's id.
+        payer: the account that pays, at `source`.
+        payee: the account that gets, at `target`.
+        amount: cents.
+        covered: the payer has the money, whatever the other transfers do.
+    """
+
+    gid: str
+    source: str
+    payer: str
+    target: str
+    payee: str
+    amount: int
+    covered: bool
+
+    @property
+    def debit(self) -> DebitRequest:
+        """What the source is asked."""
+        return DebitRequest(account=self.payer, amount=self.amount)
+
+    @property
+    def credit(self) -> CreditRequest:
+        """What the target is asked."""
+        return CreditRequest(account=self.payee, amount=self.amount, reference=self.gid)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the client was told of a transfer.
+
+    Attributes:
+        decision: CONFIRM or CANCEL; None where it got no answer.
+        code: the name of the gRPC status with which a bank refused; "" where none did.
+        text: the bank's text, or what went wrong.
+    """
+
+    decision: tcc.Decision | None
+    code: str = ""
+    text: str = ""
+
+
+def transfers() -> tuple[Transfer, ...]:
+    """All of them: to and fro between the banks, every seventh by someone who hasn't the money."""
+    made = []
+    for number in range(1, COUNT + 1):
+        source, target = BANKS if number % 2 == 0 else reversed(BANKS)
+        covered = number % 7 != 3
+        payer = _RICH[number % len(_RICH)] if covered else _POOR
+        payee = _RICH[number // 2 % len(_RICH)]
+        amount = 10_00 + number * 37 % 40 * 1_00
+        made.append(Transfer(f"transfer-{number:02}", source, payer, target, payee, amount, covered))
+    return tuple(made)
+
+
+async def carry_out(manager: tcc.Manager, transfer: Transfer) -> Told:
+    """One transfer as a plan: the manager reserves at both banks at once, and decides."""
+    source = AccountsStub(tcc.plan.participant(transfer.source))
+    target = AccountsStub(tcc.plan.participant(transfer.target))
+    try:
+        await manager.execute(
+            source.TryDebit(transfer.debit), target.TryCredit(transfer.credit), name="transfer", gid=transfer.gid
+        )
+    except tcc.TransactionCancelled as cancelled:
+        return told_of(cancelled)
+    except tcc.TccError as error:
+        return Told(None, text=str(error))
+    return Told(tcc.Decision.CONFIRM)
+
+
+def told_of(cancelled: tcc.TransactionCancelled) -> Told:
+    """A cancelled transaction carries who refused, and why."""
+    if not cancelled.refusals:
+        return Told(tcc.Decision.CANCEL, text=str(cancelled))
+    first = cancelled.refusals[0]
+    return Told(tcc.Decision.CANCEL, first.code().name, first.details() or "")
