@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from tcc_server.app import ManagerApp, StartError
@@ -22,8 +23,12 @@ async def serve(config: Config, ready: Callable[[int], None]) -> None:
         await app.start()
     except StartError as error:
         raise CommandError(str(error)) from error
+    serving = asyncio.create_task(app.run())
     try:
+        await asyncio.sleep(0)  # its first step takes over the signals; who hears "ready" may send one at once
         ready(app.port)
-        await app.run()
+        await serving
     finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
         await app.stop()

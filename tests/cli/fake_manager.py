@@ -47,10 +47,13 @@ class FakeManager(manager_pb2_grpc.TransactionManagerServicer):
     watched: list[list[v1.Transaction | grpc.StatusCode]] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
     page: int = 1000
+    fails: grpc.StatusCode | None = None
     address: str = ""
 
     def Get(self, request: manager_pb2.GetRequest, context: grpc.ServicerContext) -> manager_pb2.GetResponse:
         self.requests.append(request)
+        if self.fails is not None:
+            context.abort(self.fails, "as the test wants it")
         if request.gid not in self.transactions:
             context.abort(grpc.StatusCode.NOT_FOUND, f"no transaction {request.gid}")
         return manager_pb2.GetResponse(transaction=self.transactions[request.gid])

@@ -73,7 +73,10 @@ def test_the_exit_codes_are_what_scripts_were_told() -> None:
         (("dev",), "--participant requires an argument"),
         (("dev", "--participant", "bank"), "--participant bank: must be host:port"),
         (("dev", "--participant", "a=h:1", "a=h:2"), "--participant a=h:2: a is h:1 already"),
-        (("dev", "--participant", "a=h:1", "--listen", "here"), 'command line: listen = "here": must be host:port'),
+        (
+            ("dev", "--participant", "127.0.0.1:1", "--listen", "here"),
+            'command line: listen = "here": must be host:port',
+        ),
         (("dev", "--participant", "a b=h:1", "--data", ":memory:"), "the name 'a b' has characters other than"),
         (("protoc", "no-such.proto"), "no such file: no-such.proto"),
     ],

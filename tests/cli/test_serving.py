@@ -9,10 +9,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
+import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from tcc.v1 import participant_pb2, participant_pb2_grpc
 from tests.cli.conftest import Run
 from tests.cli.fake_manager import FakeManager
 
@@ -63,6 +69,77 @@ def test_dev_in_memory_leaves_nothing_behind(tmp_path: Path) -> None:
     with started(*DEV, "--data", ":memory:", folder=tmp_path) as (process, _):
         assert ended(process, signal.SIGTERM) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dev_offers_reflection_for_grpcurl() -> None:
+    with started(*DEV, "--data", ":memory:") as (process, ready), grpc.insecure_channel(ready["listen"]) as channel:
+        ask = reflection_pb2.ServerReflectionRequest(list_services="")
+        (answer,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([ask]))
+        assert "tcc.v1.TransactionManager" in {one.name for one in answer.list_services_response.service}
+        assert ended(process, signal.SIGTERM) == 0
+
+
+class Bank(participant_pb2_grpc.ParticipantServicer):
+    """Says who it is, and no more."""
+
+    def Describe(
+        self, request: participant_pb2.DescribeRequest, context: grpc.ServicerContext
+    ) -> participant_pb2.DescribeResponse:
+        return participant_pb2.DescribeResponse(
+            participants=[participant_pb2.DescribeResponse.Participant(name="bank")]
+        )
+
+
+@pytest.fixture
+def bank() -> Iterator[str]:
+    """The address of a server that calls itself `bank`."""
+    with ThreadPoolExecutor(2) as threads:
+        server = grpc.server(threads, options=[("grpc.so_reuseport", 0)])
+        participant_pb2_grpc.add_ParticipantServicer_to_server(
+            Bank(),  # type: ignore[abstract]  # the command calls no other methods
+            server,
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop(None).wait()
+
+
+def test_dev_asks_participants_for_their_names(bank: str) -> None:
+    dev = ("dev", "--listen", "127.0.0.1:0", "--data", ":memory:", "--participant", bank, "shop=127.0.0.1:1")
+    with started(*dev) as (process, ready):
+        assert ready["participants"] == {"bank": bank, "shop": "127.0.0.1:1"}
+        assert ended(process, signal.SIGTERM) == 0
+
+
+def test_dev_refuses_two_participants_of_one_name(bank: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "tcc", "dev", "--data", ":memory:", "--participant", bank, "bank=127.0.0.1:1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr == "tcc: two participants are called bank: name one with NAME=HOST:PORT\n"
+
+
+def test_ctrl_c_while_dev_waits_for_a_participant_ends_it_without_a_traceback() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with subprocess.Popen(
+            [sys.executable, "-m", "tcc", "dev", "--data", ":memory:", "--participant", address],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            silent.accept()[0].close()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=15)
+    assert (process.returncode, said) == (130, "")
 
 
 def test_a_port_in_use_is_one_line_and_exit_1(run: Run, tmp_path: Path) -> None:

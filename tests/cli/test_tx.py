@@ -80,6 +80,27 @@ def test_no_manager_exits_with_4_and_says_what_to_do(run: Run, command: tuple[st
     assert "--manager or TCC_MANAGER" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (grpc.StatusCode.DEADLINE_EXCEEDED, 4),
+        (grpc.StatusCode.UNAVAILABLE, 4),
+        (grpc.StatusCode.INVALID_ARGUMENT, 2),
+        (grpc.StatusCode.INTERNAL, 1),
+        (grpc.StatusCode.UNIMPLEMENTED, 1),
+    ],
+    ids=str,
+)
+def test_each_failure_of_a_call_has_its_exit_code_and_says_what_came(
+    run: Run, manager: FakeManager, status: grpc.StatusCode, code: int
+) -> None:
+    manager.fails = status
+    ran = run("tx", "show", "t-1")
+    assert ran.code == code
+    assert f"{status.name}: as the test wants it" in ran.err
+    assert ran.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(("end", "code"), ENDS, ids=lambda value: str(value))
 def test_watch_prints_each_state_and_exits_with_how_it_ended(
     run: Run, manager: FakeManager, end: v1.State.ValueType, code: int

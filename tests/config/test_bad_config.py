@@ -61,6 +61,10 @@ IN_THE_FILE = {
         "[limits]\nmax_timeout = 5",
         "limits: default_timeout is 30, more than max_timeout, 5.0: lower the one or raise the other",
     ),
+    "sizes that contradict": (
+        "[limits]\ntransaction_bytes = 1000",
+        "limits: request_bytes is 262144, more than transaction_bytes, 1000: lower the one or raise the other",
+    ),
     "clocks that contradict": ("[retry]\nbackoff_first = 20", "backoff_first is 20.0, more than backoff_max, 10"),
 }
 
