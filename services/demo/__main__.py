@@ -77,17 +77,16 @@ def main() -> int:
         if asyncio.run(run(folder, options.json)):
             shutil.rmtree(folder)
             return 0
-        failed = "not all of it holds"
-        code = 1
+        why, code = "not all of it holds", 1
     except (DemoFailed, tcc.TccError) as error:
-        failed, code = str(error), 1
+        why, code = str(error), 1
     except TimeoutError:
-        failed, code = f"it took longer than {LIMIT:.0f} s", 1
+        why, code = f"it took longer than {LIMIT:.0f} s", 1
     except KeyboardInterrupt:
-        failed, code = "it was interrupted", 130
+        why, code = "it was interrupted", 130
     except asyncio.CancelledError:
-        failed, code = "it was told to end", 143
-    print(f"The demo failed: {failed}. Logs and databases are in {folder}", file=sys.stderr)
+        why, code = "it was told to end", 143
+    print(f"The demo failed: {why}. Logs and databases are in {folder}", file=sys.stderr)
     return code
 
 

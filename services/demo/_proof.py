@@ -25,16 +25,16 @@ class BankKill:
     Attributes:
         gid: the transfer.
         bank: who was killed.
-        tried: after the bank's Try was answered: what the bank kept aside, in cents.
         exit_code: of the killed process.
+        fence: what the bank's own database held for the transfer when it was dead.
         decision: of the transfer, while the bank was dead.
         settled: the bank had carried out the decision before it was started again.
     """
 
     gid: str
     bank: str
-    tried: int
     exit_code: int
+    fence: str
     decision: tcc.Decision | None
     settled: bool
 
@@ -216,8 +216,8 @@ def _bank_kill(facts: Facts) -> Iterator[str]:
     kill = facts.bank_kill
     if kill.exit_code != -signal.SIGKILL:
         yield f"{kill.bank} ended with {kill.exit_code}, not by SIGKILL"
-    if not kill.tried:
-        yield f"{kill.bank} kept nothing aside when it was killed"
+    if kill.fence != "TRIED":
+        yield f"{kill.bank} held {kill.fence or 'nothing'} for {kill.gid} when it was dead, not TRIED"
     if kill.decision is not tcc.Decision.CONFIRM:
         yield f"{kill.gid} was not confirmed while {kill.bank} was dead"
     if kill.settled:

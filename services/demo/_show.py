@@ -64,20 +64,20 @@ class Show:
 
     def outcomes(self, facts: Facts) -> None:
         """A table of the transfers."""
-        self._told.clear()
         table = Table(title="Transfers", title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for name, justify in (("gid", "left"), ("from", "left"), ("to", "left"), ("amount", "right")):
-            table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
-        table.add_column("client was told", no_wrap=True)
-        table.add_column("manager says", no_wrap=True)
-        table.add_column("what happened", overflow="fold")
+        for name in ("gid", "from", "to"):
+            table.add_column(name, no_wrap=True)
+        table.add_column("amount", justify="right", no_wrap=True)
+        for name in ("told", "manager"):
+            table.add_column(name, no_wrap=True)
+        table.add_column("what happened")
         for transfer in facts.transfers:
             told = facts.told.get(transfer.gid, Told(None))
             found = facts.found.get(transfer.gid)
             table.add_row(
                 transfer.gid,
-                f"{transfer.payer} at {transfer.source}",
-                f"{transfer.payee} at {transfer.target}",
+                f"{transfer.source} {transfer.payer}",
+                f"{transfer.target} {transfer.payee}",
                 cents(transfer.amount),
                 Text(_WORDS[told.decision], style=_STYLES[told.decision]),
                 found.state if found else "unknown",
@@ -101,7 +101,7 @@ class Show:
 
 def _happened(facts: Facts, transfer: Transfer, told: Told) -> str:
     if transfer.gid == facts.bank_kill.gid:
-        return f"{facts.bank_kill.bank} was killed between Try and Confirm"
+        return f"{facts.bank_kill.bank} killed between Try and Confirm"
     if transfer.gid in facts.manager_kill.open_gids:
-        return f"the manager was killed meanwhile{f'; {told.text}' if told.text else ''}"
+        return "manager killed meanwhile"
     return told.text

@@ -95,9 +95,11 @@ class Story:
                 async with manager.transaction("transfer", gid=transfer.gid) as tx:
                     await AccountsStub(tx.channel.participant(transfer.source)).TryDebit(transfer.debit)
                     await AccountsStub(tx.channel.participant(transfer.target)).TryCredit(transfer.credit)
-                    tried = await bank.reserved()
                     exit_code = await bank.server.kill()
-                    self._say(f"{transfer.gid}: both Tries answered, nothing decided: SIGKILL to {bank.name}")
+                    fence = await bank.fence_state(transfer.gid)
+                    self._say(
+                        f"{transfer.gid}, interactive: both Tries are answered, nothing is decided yet: SIGKILL to {bank.name}"
+                    )
                     group.create_task(self._carry_out(manager, others))
             except tcc.TransactionCancelled as cancelled:
                 self._hear(transfer, told_of(cancelled))
@@ -111,7 +113,7 @@ class Story:
             )
             await bank.server.start()
         settled = branch.settled_at is not None
-        return BankKill(transfer.gid, bank.name, tried, exit_code, view.decision, settled)
+        return BankKill(transfer.gid, bank.name, exit_code, fence, view.decision, settled)
 
     async def _kill_manager(self, manager: tcc.Manager, asked: Sequence[Transfer]) -> ManagerKill:
         """A paused bank answers no Try: so transfers are sure to be under way when the manager dies."""

@@ -70,7 +70,7 @@ def transfers() -> tuple[Transfer, ...]:
         payer = _RICH[number % len(_RICH)] if covered else _POOR
         payee = _RICH[number // 2 % len(_RICH)]
         amount = 10_00 + number * 37 % 40 * 1_00
-        made.append(Transfer(f"transfer-{number:02}", source, payer, target, payee, amount, covered))
+        made.append(Transfer(f"t-{number:02}", source, payer, target, payee, amount, covered))
     return tuple(made)
 
 
