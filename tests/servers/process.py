@@ -53,6 +53,7 @@ class Process:
 
     def __init__(self, command: Sequence[str], log: Path, environ: Mapping[str, str] | None = None) -> None:
         self._log = log
+        self._name = command[0]
         with log.open("ab") as out:
             self._child = subprocess.Popen(
                 command,
@@ -74,7 +75,7 @@ class Process:
         while not ready():
             if self._child.poll() is not None or time.monotonic() > end:
                 self.end(signal.SIGKILL)
-                raise ServerFailed(f"{self._child.args}: {self._log.read_text(errors='replace')[-2000:]}")
+                raise ServerFailed(f"{self._name} did not start: {self._log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.05)
 
     def end(self, number: signal.Signals, seconds: float = 30.0) -> None:
