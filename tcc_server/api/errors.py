@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import grpc
 
 from tcc import wire
+from tcc_server.api.fitting import cut
 from tcc_server.engine import errors
 from tcc_server.log.seam import LogUnavailable
 
@@ -54,12 +55,12 @@ def failure_of(error: Exception) -> Failure | None:
             code, reason = error.code, error.reason
         case errors.GidInUse():
             code, reason = _ENGINE[errors.GidInUse]
-            facts["difference"] = error.difference
+            facts["difference"] = cut(error.difference)
         case errors.EngineError():
             code, reason = _ENGINE[type(error)]
         case LogUnavailable():
             code, reason = Code.UNAVAILABLE, "LOG_UNAVAILABLE"
         case _:
             return None
-    message = str(error)
+    message = cut(str(error))
     return Failure(code, message, wire.error_details(code, message, reason, **facts))

@@ -21,6 +21,7 @@ from tcc.ids import DEFAULT_NAMESPACE
 from tcc.v1 import manager_pb2 as pb, manager_pb2_grpc, transaction_pb2
 from tcc_server.api import render
 from tcc_server.api.errors import BadRequest, failure_of
+from tcc_server.api.fitting import cut, fitting
 from tcc_server.api.requests import Requests
 from tcc_server.core.model import Decision, Key, Reservation, Status, Transaction
 from tcc_server.engine.engine import Engine, is_final
@@ -219,11 +220,17 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
 
 def _trace(context: _Context) -> tuple[str, str]:
-    found = {key: value for key, value in context.invocation_metadata() or () if key in _TRACE_KEYS}
-    return str(found.get(wire.TRACEPARENT, "")), str(found.get(wire.TRACESTATE, ""))
+    found = {key: str(value) for key, value in context.invocation_metadata() or () if key in _TRACE_KEYS}
+    parent, state = found.get(wire.TRACEPARENT, ""), found.get(wire.TRACESTATE, "")
+    if len(parent) > _TRACEPARENT_LENGTH:
+        return "", ""
+    return parent, state if len(state) <= _TRACESTATE_LENGTH else ""
 
 
 _TRACE_KEYS = frozenset({wire.TRACEPARENT, wire.TRACESTATE})
+_TRACEPARENT_LENGTH = 128
+_TRACESTATE_LENGTH = 512
+"""What W3C asks everybody to pass on. A longer one would not leave room for the rest of a Try's metadata."""
 
 
 def _time_left(context: _Context) -> float | None:
@@ -237,9 +244,9 @@ def _app_trailers(trailers: Iterable[tuple[str, str | bytes]]) -> tuple[tuple[st
 async def _abort_if_cancelled(tx: Transaction, context: _Context) -> None:
     if tx.decision is not Decision.CANCEL:
         return
-    cancelled = render.cancelled(tx)
+    cancelled = fitting(render.cancelled(tx))
     words = [_in_words(refusal) for refusal in cancelled.refusals] or [tx.decided_text or tx.cancel_reason.name.lower()]
-    message = f"transaction {tx.key.gid} was cancelled: {'; '.join(words)}"[:1024]
+    message = cut(f"transaction {tx.key.gid} was cancelled: {'; '.join(words)}")
     info = error_details_pb2.ErrorInfo(reason="TRANSACTION_CANCELLED", domain=wire.DOMAIN, metadata={"gid": tx.key.gid})
     status = status_pb2.Status(code=grpc.StatusCode.ABORTED.value[0], message=message)
     for detail in (info, cancelled):
