@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 
@@ -67,6 +68,22 @@ async def _timeline(facts: Facts, manager: str, as_json: bool) -> str:
     return (output or b"").decode()
 
 
+def _leaves(error: Exception) -> list[Exception]:
+    """What a task group collected, or the error itself."""
+    if isinstance(error, ExceptionGroup):
+        return [leaf for below in error.exceptions for leaf in _leaves(below)]
+    return [error]
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"it took longer than {LIMIT:.0f} s"
+    if isinstance(error, DemoFailed | tcc.TccError):
+        return str(error)
+    traceback.print_exception(error)  # not foreseen: whoever mends it needs the place
+    return repr(error)
+
+
 def main() -> int:
     """Reads the command line; gives the exit code."""
     parser = argparse.ArgumentParser(prog="python -m services.demo", description="Bank transfers with crashes.")
@@ -78,14 +95,12 @@ def main() -> int:
             shutil.rmtree(folder)
             return 0
         why, code = "not all of it holds", 1
-    except (DemoFailed, tcc.TccError) as error:
-        why, code = str(error), 1
-    except TimeoutError:
-        why, code = f"it took longer than {LIMIT:.0f} s", 1
     except KeyboardInterrupt:
         why, code = "it was interrupted", 130
     except asyncio.CancelledError:
         why, code = "it was told to end", 143
+    except Exception as error:
+        why, code = "; ".join(map(_in_words, _leaves(error))), 1
     print(f"The demo failed: {why}. Logs and databases are in {folder}", file=sys.stderr)
     return code
 

@@ -18,7 +18,7 @@ from services.demo._transfers import COUNT, Told, Transfer
 
 _WIDTH_IN_PIPES = 120
 _STYLES = {tcc.Decision.CONFIRM: "green", tcc.Decision.CANCEL: "yellow", None: "red"}
-_WORDS = {tcc.Decision.CONFIRM: "confirmed", tcc.Decision.CANCEL: "refused", None: "no answer"}
+_WORDS = {tcc.Decision.CONFIRM: "confirmed", tcc.Decision.CANCEL: "cancelled", None: "no answer"}
 
 
 class Show:
@@ -51,7 +51,7 @@ class Show:
 
     def say(self, text: str) -> None:
         """One step of the story."""
-        self.console.print(Text(f"• {text}"))
+        self.console.print(Text(f"* {text}"))
 
     def answered(self, told: Told) -> None:
         """A client has its answer."""

@@ -98,7 +98,7 @@ class Story:
                     exit_code = await bank.server.kill()
                     fence = await bank.fence_state(transfer.gid)
                     self._say(
-                        f"{transfer.gid}, interactive: both Tries are answered, nothing is decided yet: SIGKILL to {bank.name}"
+                        f"{transfer.gid}, interactive: both Tries answered, nothing decided: SIGKILL to {bank.name}"
                     )
                     group.create_task(self._carry_out(manager, others))
             except tcc.TransactionCancelled as cancelled:
