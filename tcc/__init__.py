@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from tcc.fence import MemoryFence as MemoryFence, SqlFence as SqlFence
     from tcc.lock import NoLock as NoLock
+    from tcc.lock._redis import RedisLock as RedisLock
     from tcc.participant import (
         Branch as Branch,
         ParticipantServer as ParticipantServer,
@@ -69,6 +70,7 @@ _HOME = {
     "OutcomeUnknown": "tcc.errors",
     "ParticipantServer": "tcc.participant",
     "plan": "tcc.client._plan",
+    "RedisLock": "tcc.lock._redis",
     "Refused": "tcc.errors",
     "SqlFence": "tcc.fence",
     "State": "tcc.client._views",
