@@ -2,7 +2,7 @@
 
 The laws: Redis can only cost speed. Whatever it does or does not do, `acquire` answers within a few `timeout`s, and
 work goes on without the lock where it must (counted in `bypasses`). And nobody but its holder gives a key back: a
-release names its token. What is acquired and released at the same time leaves in one list, one round trip for all of it.
+release names its token. What is acquired and released at the same time leaves in one list, with one round trip.
 
 redis-py's own retries are off: repeated blindly, an acquire whose reply was lost would find its own key and call it
 busy. The script knows its own token again instead.
