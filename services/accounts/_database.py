@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import CheckConstraint, Column, Integer, MetaData, String, Table
+from sqlalchemy import BigInteger, CheckConstraint, Column, MetaData, String, Table
 
 METADATA = MetaData()
 
@@ -10,8 +10,8 @@ ACCOUNTS = Table(
     "accounts",
     METADATA,
     Column("account", String(64), primary_key=True),
-    Column("opened_with", Integer, nullable=False),
-    Column("available", Integer, CheckConstraint("available >= 0"), nullable=False),
-    Column("reserved", Integer, CheckConstraint("reserved >= 0"), nullable=False),
+    Column("opened_with", BigInteger, nullable=False),
+    Column("available", BigInteger, CheckConstraint("available >= 0"), nullable=False),
+    Column("reserved", BigInteger, CheckConstraint("reserved >= 0"), nullable=False),
 )
 """One row an account, in cents: what can be spent, and what is kept aside for debits under way."""

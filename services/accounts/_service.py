@@ -6,13 +6,14 @@ the fence lets each effect happen once.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 from google.protobuf.empty_pb2 import Empty
-from sqlalchemy import Update, func, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Update, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 import tcc
 from services.accounts._database import ACCOUNTS as A
@@ -77,8 +78,10 @@ class Accounts(accounts_pb2_grpc.AccountsServicer):
         opened = insert(A).values(
             account=request.account, opened_with=request.available, available=request.available, reserved=0
         )
-        async with self._fence.engine.begin() as connection:
-            await connection.execute(opened.on_conflict_do_nothing())
+        with suppress(IntegrityError):  # it is there already
+            async with self._fence.engine.begin() as connection:
+                await connection.execute(opened)
+        async with self._fence.engine.connect() as connection:
             row = (await connection.execute(select(A).where(A.c.account == request.account))).one()
         if row.opened_with != request.available:
             await context.abort(
@@ -99,7 +102,7 @@ class Accounts(accounts_pb2_grpc.AccountsServicer):
         sums = select(func.count(), func.coalesce(func.sum(A.c.available), 0), func.coalesce(func.sum(A.c.reserved), 0))
         async with self._fence.engine.connect() as connection:
             accounts, available, reserved = (await connection.execute(sums)).one()
-        return pb.Totals(accounts=accounts, available=available, reserved=reserved)
+        return pb.Totals(accounts=accounts, available=int(available), reserved=int(reserved))  # decimals on PostgreSQL
 
     async def _check_exists(self, account: str) -> None:
         if await self._fence.session.scalar(select(A.c.account).where(A.c.account == account)) is None:

@@ -15,6 +15,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from services._server import Options
 from services.accounts.__main__ import serve as serve_bank
 from tcc_server.app import ManagerApp
 from tcc_server.cli._logging import set_up_logging
@@ -46,7 +47,7 @@ class _Announced(io.StringIO):
 
 async def _bank(order: dict[str, str]) -> None:
     with redirect_stdout(_Announced()):
-        await serve_bank(order["listen"], order["database"], order["name"])
+        await serve_bank(Options(listen=order["listen"], database=order["database"], name=order["name"]))
 
 
 def _child(order: dict[str, str]) -> None:

@@ -1,0 +1,73 @@
+"""What the example services' processes share: their options, and how they are served.
+
+Each has its own `serve` and `main` in its `__main__.py`. An option that all of them should have is added here: to
+`Options`, to `parser`, and to `participant_server` or `run`, where it takes effect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+
+import tcc
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What every service is told.
+
+    Attributes:
+        listen: host:port; port 0 takes a free one.
+        database: an SQLite file, or a URL.
+        name: the participant's name, as the manager knows it.
+    """
+
+    listen: str
+    database: str
+    name: str
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Options:
+        """From the command line."""
+        return cls(arguments.listen, arguments.database, arguments.name)
+
+
+def parser(service: str, description: str, *, port: int, name: str) -> argparse.ArgumentParser:
+    """Reads a service's command line.
+
+    Args:
+        service: its package in `services`.
+        description: what it is, for `--help`.
+        port: where it listens if nothing else is said.
+        name: what it is called then.
+    """
+    made = argparse.ArgumentParser(prog=f"python -m services.{service}", description=description)
+    made.add_argument("--listen", default=f"127.0.0.1:{port}", help="host:port; port 0 takes a free one")
+    made.add_argument(
+        "--database", default=f"{service}.db", help="an SQLite file, or a URL such as postgresql+asyncpg://host/name"
+    )
+    made.add_argument("--name", default=name, help="the participant's name, as the manager knows it")
+    return made
+
+
+def participant_server(options: Options, fence: tcc.SqlFence) -> tcc.ParticipantServer:
+    """The server, for servicers to be added to."""
+    return tcc.ParticipantServer(options.listen, fence=fence, name=options.name)
+
+
+async def run(server: tcc.ParticipantServer, options: Options, what: str) -> None:
+    """Serves until SIGTERM, and says where."""
+    host = options.listen.rpartition(":")[0]
+    await server.run(started=lambda: print(f"{options.name} serves {what} on {host}:{server.port}", flush=True))
+
+
+def main(made: argparse.ArgumentParser, serving: Coroutine[None, None, None]) -> None:
+    """Runs a service; what its user got wrong is said in a line, with exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    try:
+        asyncio.run(serving)
+    except tcc.UsageError as error:
+        made.exit(2, f"{error}\n")
