@@ -16,6 +16,8 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from tcc.tracing import Tracing
+from tcc.tracing.export import Exporter
 from tcc.v1 import manager_pb2, manager_pb2_grpc, participant_pb2, participant_pb2_grpc
 from tcc_server.api.requests import Limits, Requests
 from tcc_server.api.service import ManagerService
@@ -68,6 +70,8 @@ class ManagerApp:
         self._engine: Engine | None = None
         self._channels: Channels | None = None
         self._row_log: Log | None = None
+        self._exporter: Exporter | None = None
+        self._tracing = Tracing()
         self.port = 0
 
     async def start(self) -> None:
@@ -77,6 +81,9 @@ class ManagerApp:
             StartError: what is in the way, and what to do about it.
         """
         config = self._config
+        if config.tracing.otlp:
+            self._exporter = Exporter(config.tracing.service, config.tracing.otlp, sample=config.tracing.sample)
+            self._tracing = Tracing(self._exporter.provider)
         replica = RandomIds().replica_id()
         self._row_log = _log_of(config, replica)
         try:
@@ -134,16 +141,21 @@ class ManagerApp:
         if self._row_log is not None:
             await self._row_log.close()
             self._row_log = None
+        if self._exporter is not None:
+            await self._exporter.close()
+            self._exporter = None
 
     async def _start_engine(self, row_log: Log, replica: str) -> None:
         self._channels = Channels(self._endpoints)
+        tracing = self._tracing
         seams = Seams(
             log=row_log,
-            caller=GrpcCaller(self._channels),
-            courier=DirectCourier(self._channels),
+            caller=GrpcCaller(self._channels, tracing),
+            courier=DirectCourier(self._channels, tracing),
             clock=SystemClock(),
             ids=RandomIds(),
             rng=SystemRng(),
+            tracing=tracing,
         )
         limits = self._config.limits
         self._engine = Engine(
@@ -162,7 +174,7 @@ class ManagerApp:
         assert self._engine is not None  # noqa: S101  started before
         server = grpc.aio.server(options=_OPTIONS)
         self._service = ManagerService(
-            self._engine, Requests(self._endpoints.keys(), Limits(**self._config.limits.model_dump()))
+            self._engine, Requests(self._endpoints.keys(), Limits(**self._config.limits.model_dump())), self._tracing
         )
         manager_pb2_grpc.add_TransactionManagerServicer_to_server(self._service, server)
         self._health = health.aio.HealthServicer()

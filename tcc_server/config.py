@@ -152,6 +152,25 @@ _Name = Annotated[str, AfterValidator(check_participant_name)]
 _Participants = Annotated[Mapping[_Name, Participant], AfterValidator(_read_only)]
 
 
+def check_otlp(value: str) -> str:
+    """An OTLP receiver's address, checked. Raises ValueError with what to do."""
+    if value and not re.fullmatch(r"https?://[^\s/]+", value):
+        raise ValueError("must be http://HOST:PORT, or https:// for TLS, such as 'http://127.0.0.1:4317'")
+    return value
+
+
+class Tracing(Table):
+    """Where the manager's spans go."""
+
+    otlp: Annotated[str, AfterValidator(check_otlp)] = Field(
+        default="", description="An OTLP gRPC receiver, such as http://127.0.0.1:4317; empty: spans go nowhere."
+    )
+    service: str = Field(default="tcc-manager", min_length=1, description="The spans' service.name.")
+    sample: float = Field(
+        default=1.0, ge=0, le=1, description="Share of new traces that are recorded; others keep their own decision."
+    )
+
+
 class Config(Table):
     """The manager's configuration."""
 
@@ -168,6 +187,7 @@ class Config(Table):
     )
     limits: Limits = Limits()
     retry: Retry = Retry()
+    tracing: Tracing = Tracing()
     drain_timeout: float = _seconds(8, "At SIGTERM, calls under way get this long to finish.", gt=None, ge=0)
     reflection: bool = Field(default=False, description="Offer gRPC server reflection, for grpcurl.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

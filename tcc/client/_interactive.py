@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -33,6 +34,7 @@ from tcc.errors import (
     TransactionMixed,
     UsageError,
 )
+from tcc.tracing import TraceParent
 from tcc.v1 import manager_pb2
 
 ReplyT = TypeVar("ReplyT")
@@ -81,6 +83,7 @@ class Transaction:
         self._timeout = timeout
         self._wait = wait
         self._entered = False
+        self._trace = TraceParent()
         self._end = 0.0  # on the loop's clock; set by the begin
         self._calls: list[TryCall[Any, Any]] = []
         self._steps: set[str] = set()
@@ -105,6 +108,7 @@ class Transaction:
                 f"cancelled at its deadline ({unknown})"
             ) from unknown.__cause__
         self.state = state_of(response.transaction)
+        self._trace = TraceParent(response.transaction.traceparent)
         if self.state in (State.CANCELLING, State.CANCELLED):
             raise TransactionCancelled(self.gid)
         if self.state is State.MIXED:
@@ -173,7 +177,11 @@ class Transaction:
 
         try:
             response, trailers = await line.repeat(
-                line.transport.attempt_try, request, allowed + line.margin, again, connect=allowed
+                partial(line.transport.attempt_try, parent=self._trace),
+                request,
+                allowed + line.margin,
+                again,
+                connect=allowed,
             )
         except NothingSent:
             raise self._unknown(branch, step, grpc.StatusCode.UNAVAILABLE, "no connection to the manager") from None
@@ -231,7 +239,11 @@ class Transaction:
         request = manager_pb2.ConfirmRequest(gid=self.gid, wait=wire_wait(self._wait))
         try:
             response = await line.write(
-                self.gid, line.transport.confirm, request, self._left() + line.margin, connect=self._left()
+                self.gid,
+                partial(line.transport.confirm, parent=self._trace),
+                request,
+                self._left() + line.margin,
+                connect=self._left(),
             )
         except ManagerUnavailable as unavailable:
             raise ManagerUnavailable(
@@ -268,7 +280,8 @@ class Transaction:
     async def _cancel(self, reason: str, allowed: float) -> None:
         line = self._line
         request = manager_pb2.CancelRequest(gid=self.gid, reason=reason[:256])
-        response = await line.write(self.gid, line.transport.cancel, request, allowed)
+        attempt = partial(line.transport.cancel, parent=self._trace)
+        response = await line.write(self.gid, attempt, request, allowed)
         self.state = state_of(response.transaction)
 
     def _left(self) -> float:

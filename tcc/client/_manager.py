@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar, overload
 
 import grpc
 import grpc.aio
+from opentelemetry.trace import TracerProvider
 
 from tcc.client import _plan
 from tcc.client._executed import Executed
@@ -24,6 +25,7 @@ from tcc.client._views import DECIDED, State, TransactionView, Wait, wire_states
 from tcc.client._watch import watch
 from tcc.errors import TransactionMixed, UsageError
 from tcc.ids import new_gid, problem_with_id
+from tcc.tracing import Tracing
 from tcc.v1 import manager_pb2, transaction_pb2
 
 R1 = TypeVar("R1")
@@ -53,6 +55,7 @@ class Manager:
         credentials: for TLS; None: plain text.
         options: gRPC channel options, stronger than the SDK's own.
         channel: a channel to use in place of all that; closing the Manager leaves it open.
+        tracer_provider: OpenTelemetry's; None: the process's own.
         connect_timeout: seconds that a call waits for a connection before it gives up with nothing sent.
         margin: seconds beyond a transaction's timeout that its answer is waited for.
     """
@@ -64,6 +67,7 @@ class Manager:
         credentials: grpc.ChannelCredentials | None = None,
         options: Sequence[tuple[str, Any]] = (),
         channel: grpc.aio.Channel | None = None,
+        tracer_provider: TracerProvider | None = None,
         connect_timeout: float = 10.0,
         margin: float = 2.0,
     ) -> None:
@@ -73,6 +77,7 @@ class Manager:
         self._credentials = credentials
         self._options = options
         self._channel = channel
+        self._tracing = Tracing(tracer_provider)
         self._connect_timeout = connect_timeout
         self._margin = margin
         self._line: Line | None = None
@@ -98,7 +103,7 @@ class Manager:
             if self._closed:
                 raise UsageError("this Manager is closed")
             # Not earlier: a gRPC channel binds itself to the event loop that runs when it is made.
-            transport = Transport(self._target, self._credentials, self._options, self._channel)
+            transport = Transport(self._target, self._credentials, self._options, self._channel, self._tracing)
             self._line = Line(transport, self._connect_timeout, self._margin, Pace())
         return self._line
 

@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc
 import grpc.aio
 from opentelemetry import propagate
 
+from tcc import wire
 from tcc.errors import UsageError
+from tcc.tracing import Tags, TraceParent, Tracing
 from tcc.v1 import manager_pb2, manager_pb2_grpc
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+_SERVICE: Final = "tcc.v1.TransactionManager"
+_TRACE_KEYS: Final = frozenset({wire.TRACEPARENT, wire.TRACESTATE})
 
 CallMetadata = tuple[tuple[str, str], ...] | None
 
@@ -46,6 +54,7 @@ class Transport:
         credentials: for TLS; None: plain text.
         options: gRPC channel options, which go before the SDK's own.
         channel: a channel to use in place of all that; it is not closed here.
+        tracing: makes the spans of the calls.
     """
 
     def __init__(
@@ -54,7 +63,9 @@ class Transport:
         credentials: grpc.ChannelCredentials | None,
         options: Sequence[tuple[str, object]],
         channel: grpc.aio.Channel | None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing or Tracing()
         self._own = channel is None
         self._closed = False
         if channel is None:
@@ -97,45 +108,59 @@ class Transport:
         self, request: manager_pb2.ExecuteRequest, timeout: float, metadata: CallMetadata
     ) -> manager_pb2.ExecuteResponse:
         """One attempt of Execute."""
-        return await self._stub.Execute(request, timeout=timeout, metadata=metadata)
+        return (await self._attempt(self._stub.Execute, "Execute", request, timeout, metadata))[0]
 
     async def begin(
         self, request: manager_pb2.BeginRequest, timeout: float, metadata: CallMetadata
     ) -> manager_pb2.BeginResponse:
         """One attempt of Begin."""
-        return await self._stub.Begin(request, timeout=timeout, metadata=metadata)
+        return (await self._attempt(self._stub.Begin, "Begin", request, timeout, metadata))[0]
 
     async def attempt_try(
-        self, request: manager_pb2.TryRequest, timeout: float, metadata: CallMetadata
+        self,
+        request: manager_pb2.TryRequest,
+        timeout: float,
+        metadata: CallMetadata,
+        *,
+        parent: TraceParent | None = None,
     ) -> tuple[manager_pb2.TryResponse, grpc.aio.Metadata]:
         """One attempt of Try; its reply and the participant's trailing metadata."""
-        call = self._stub.Try(request, timeout=timeout, metadata=metadata)
-        response = await call
+        response, call = await self._attempt(self._stub.Try, "Try", request, timeout, metadata, parent)
         return response, await call.trailing_metadata()
 
     async def confirm(
-        self, request: manager_pb2.ConfirmRequest, timeout: float, metadata: CallMetadata
+        self,
+        request: manager_pb2.ConfirmRequest,
+        timeout: float,
+        metadata: CallMetadata,
+        *,
+        parent: TraceParent | None = None,
     ) -> manager_pb2.ConfirmResponse:
         """One attempt of Confirm."""
-        return await self._stub.Confirm(request, timeout=timeout, metadata=metadata)
+        return (await self._attempt(self._stub.Confirm, "Confirm", request, timeout, metadata, parent))[0]
 
     async def cancel(
-        self, request: manager_pb2.CancelRequest, timeout: float, metadata: CallMetadata
+        self,
+        request: manager_pb2.CancelRequest,
+        timeout: float,
+        metadata: CallMetadata,
+        *,
+        parent: TraceParent | None = None,
     ) -> manager_pb2.CancelResponse:
         """One attempt of Cancel."""
-        return await self._stub.Cancel(request, timeout=timeout, metadata=metadata)
+        return (await self._attempt(self._stub.Cancel, "Cancel", request, timeout, metadata, parent))[0]
 
     async def get(
         self, request: manager_pb2.GetRequest, timeout: float, metadata: CallMetadata
     ) -> manager_pb2.GetResponse:
         """One attempt of Get."""
-        return await self._stub.Get(request, timeout=timeout, metadata=metadata)
+        return (await self._attempt(self._stub.Get, "Get", request, timeout, metadata))[0]
 
     async def list(
         self, request: manager_pb2.ListRequest, timeout: float, metadata: CallMetadata
     ) -> manager_pb2.ListResponse:
         """One attempt of List."""
-        return await self._stub.List(request, timeout=timeout, metadata=metadata)
+        return (await self._attempt(self._stub.List, "List", request, timeout, metadata))[0]
 
     async def watch(
         self, request: manager_pb2.WatchRequest, metadata: CallMetadata
@@ -147,6 +172,30 @@ class Transport:
                 yield response
         finally:
             call.cancel()
+
+    async def _attempt(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
+        name: str,
+        request: _Request,
+        timeout: float,
+        metadata: CallMetadata,
+        parent: TraceParent | None = None,
+    ) -> tuple[_Response, grpc.aio.UnaryUnaryCall[_Request, _Response]]:
+        gid: str = getattr(request, "gid", "")
+        here = TraceParent.current()
+        if not here.parent and parent is not None:
+            here = parent  # nobody traces here: the call still belongs to the trace that its transaction has
+        with self._tracing.call(f"/{_SERVICE}/{name}", here, Tags(gid=gid)) as span:
+            others = tuple(entry for entry in metadata or () if entry[0] not in _TRACE_KEYS)
+            call = method(request, timeout=timeout, metadata=(*others, *span.trace.metadata()) or None)
+            try:
+                response = await call
+            except grpc.aio.AioRpcError as error:
+                span.ended(error.code(), error.details() or "")
+                raise
+            span.ended(grpc.StatusCode.OK)
+            return response, call
 
     async def close(self) -> None:
         """Ends the connection, and whatever still waits on it."""

@@ -19,6 +19,7 @@ from tcc.fence import Phase
 from tcc.participant._binding import Handler, bind
 from tcc.participant._context import Trailers
 from tcc.participant._runtime import ParticipantRuntime
+from tcc.tracing import Tags, TraceParent, Tracing
 
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 RawHandler: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
@@ -31,10 +32,16 @@ class _Details(grpc.HandlerCallDetails):
 
 
 class Router(grpc.GenericRpcHandler):
-    """All handlers of a server."""
+    """All handlers of a server.
 
-    def __init__(self, runtime: ParticipantRuntime) -> None:
+    Args:
+        runtime: runs the phases.
+        tracing: makes the spans of their calls.
+    """
+
+    def __init__(self, runtime: ParticipantRuntime, tracing: Tracing) -> None:
         self._runtime = runtime
+        self._tracing = tracing
         self._actions: dict[str, Handler] = {}
         self._plain: dict[str, Handler] = {}
         self._generic: list[grpc.GenericRpcHandler] = []
@@ -101,14 +108,17 @@ class Router(grpc.GenericRpcHandler):
         runtime = self._runtime
 
         async def handle(request: bytes, context: Context) -> bytes:
-            answer = await runtime.attempt(
-                path,
-                request,
-                context.invocation_metadata() or (),
-                timeout=context.time_remaining(),
-                peer=context.peer(),
-                transport=context,
-            )
+            metadata = tuple(context.invocation_metadata() or ())
+            with self._tracing.served(path, TraceParent.of(metadata), Tags.of(metadata)) as span:
+                answer = await runtime.attempt(
+                    path,
+                    request,
+                    metadata,
+                    timeout=context.time_remaining(),
+                    peer=context.peer(),
+                    transport=context,
+                )
+                span.ended(answer.code, answer.message)
             if answer.code is not grpc.StatusCode.OK:
                 await context.abort(answer.code, answer.message, answer.trailers + _details(answer.details))
             if answer.trailers:
@@ -121,15 +131,18 @@ class Router(grpc.GenericRpcHandler):
         runtime = self._runtime
 
         async def handle(request: bytes, context: Context) -> bytes:
-            outcome, details = await runtime.call_settling(
-                phase,
-                path,
-                request,
-                context.invocation_metadata() or (),
-                timeout=context.time_remaining(),
-                peer=context.peer(),
-                transport=context,
-            )
+            metadata = tuple(context.invocation_metadata() or ())
+            with self._tracing.served(path, TraceParent.of(metadata), Tags.of(metadata)) as span:
+                outcome, details = await runtime.call_settling(
+                    phase,
+                    path,
+                    request,
+                    metadata,
+                    timeout=context.time_remaining(),
+                    peer=context.peer(),
+                    transport=context,
+                )
+                span.ended(wire.STATUS_BY_NUMBER[outcome.code], outcome.message)
             if outcome.code:
                 await context.abort(wire.STATUS_BY_NUMBER[outcome.code], outcome.message, _details(details))
             return b""  # the reply of a Confirm or Cancel is ignored, and no bytes are a message of any type

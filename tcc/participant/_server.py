@@ -12,6 +12,7 @@ from typing import Final
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.trace import TracerProvider
 
 from tcc.errors import UsageError
 from tcc.fence import Fence
@@ -21,6 +22,7 @@ from tcc.participant._binding import Handler
 from tcc.participant._router import Router
 from tcc.participant._runtime import ParticipantRuntime
 from tcc.participant._service import Health, ParticipantService, methods_of
+from tcc.tracing import Tracing
 from tcc.v1 import participant_pb2, participant_pb2_grpc
 
 _log = logging.getLogger("tcc.participant")
@@ -56,6 +58,7 @@ class ParticipantServer(grpc.aio.Server):
         options: gRPC channel arguments, over the server's own.
         maximum_concurrent_rpcs: calls over these are answered RESOURCE_EXHAUSTED, which a manager repeats; None: no
             limit.
+        tracer_provider: OpenTelemetry's; None: the process's own. See `tcc.tracing.export`.
 
     Raises:
         UsageError: the name is no id. Registering raises it for a wrong option in the proto, a handler that is not
@@ -74,6 +77,7 @@ class ParticipantServer(grpc.aio.Server):
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         options: Sequence[tuple[str, int | str]] = (),
         maximum_concurrent_rpcs: int | None = 1000,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         problem = None if name is None else problem_with_id("participant name", name)
         if problem is not None:
@@ -87,7 +91,8 @@ class ParticipantServer(grpc.aio.Server):
         self._options = (*_OPTIONS, *options)
         self._maximum_concurrent_rpcs = maximum_concurrent_rpcs
         self._runtime = ParticipantRuntime(fence, self._lock, handler_timeout=handler_timeout)
-        self._router = Router(self._runtime)
+        self._tracing = Tracing(tracer_provider)
+        self._router = Router(self._runtime, self._tracing)
         self._health: Health | None = None
         self._server: grpc.aio.Server | None = None
         self._port: int | None = None

@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tcc import wire
 from tcc.ids import DEFAULT_NAMESPACE
+from tcc.tracing import Tags, TraceParent, Tracing
 from tcc.v1 import manager_pb2 as pb, manager_pb2_grpc, transaction_pb2
 from tcc_server.api import render
 from tcc_server.api.errors import BadRequest, failure_of
@@ -31,6 +32,7 @@ _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 _Context = grpc.aio.ServicerContext[object, object]
 
+_SERVICE = "tcc.v1.TransactionManager"
 _PAGE, _PAGE_MAX, _GIDS_MAX = 100, 1000, 1000
 _ANSWER_MARGIN = 0.2
 """Seconds before the call's deadline at which a COMPLETED answer goes out with what there is."""
@@ -52,10 +54,12 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
     Args:
         engine: does the work.
         requests: checks the requests.
+        tracing: makes the spans of the calls.
     """
 
-    def __init__(self, engine: Engine, requests: Requests) -> None:
+    def __init__(self, engine: Engine, requests: Requests, tracing: Tracing | None = None) -> None:
         self._engine = engine
+        self._tracing = tracing or Tracing()
         self._requests = requests
         self._in_progress = 0
         self._idle = asyncio.Event()
@@ -67,7 +71,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
     async def Execute(self, request: pb.ExecuteRequest, context: _Context) -> pb.ExecuteResponse:
         """Run a plan."""
-        return await self._answer(self._execute(request, context), context)
+        return await self._answer("Execute", request.gid, self._execute(request, context), context)
 
     def ExecuteStream(self, request_iterator: object, context: _Context) -> AsyncIterator[pb.ExecuteStreamResponse]:
         """Lists of plans: not served yet; clients fall back on Execute."""
@@ -75,27 +79,27 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
     async def Begin(self, request: pb.BeginRequest, context: _Context) -> pb.BeginResponse:
         """Begin an interactive transaction."""
-        return await self._answer(self._begin(request, context), context)
+        return await self._answer("Begin", request.gid, self._begin(request, context), context)
 
     async def Try(self, request: pb.TryRequest, context: _Context) -> pb.TryResponse:
         """Enlist a branch and call its Try."""
-        return await self._answer(self._try(request, context), context)
+        return await self._answer("Try", request.gid, self._try(request, context), context)
 
     async def Confirm(self, request: pb.ConfirmRequest, context: _Context) -> pb.ConfirmResponse:
         """Ask for the Confirm of an interactive transaction."""
-        return await self._answer(self._confirm(request, context), context)
+        return await self._answer("Confirm", request.gid, self._confirm(request, context), context)
 
     async def Cancel(self, request: pb.CancelRequest, context: _Context) -> pb.CancelResponse:
         """Ask for the Cancel."""
-        return await self._answer(self._cancel(request, context), context)
+        return await self._answer("Cancel", request.gid, self._cancel(request, context), context)
 
     async def Get(self, request: pb.GetRequest, context: _Context) -> pb.GetResponse:
         """One transaction."""
-        return await self._answer(self._get(request), context)
+        return await self._answer("Get", request.gid, self._get(request), context)
 
     async def List(self, request: pb.ListRequest, context: _Context) -> pb.ListResponse:
         """Transactions by filter."""
-        return await self._answer(self._list(request), context)
+        return await self._answer("List", "", self._list(request), context)
 
     async def Watch(self, request: pb.WatchRequest, context: _Context) -> AsyncIterator[pb.WatchResponse]:
         """One transaction's states until it is final."""
@@ -112,7 +116,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         key = self._key(request.gid)
         asks = self._requests.plan(request.branches)
         name, timeout = self._requests.name(request.name), self._requests.timeout(request)
-        tx = await self._engine.execute(key, name, asks, timeout, _trace(context))
+        tx = await self._engine.execute(key, name, asks, timeout, TraceParent.current())
         tx = await self._completed(tx, request.wait, context)
         await _abort_if_cancelled(tx, context)
         return pb.ExecuteResponse(transaction=render.transaction(tx, with_payloads=True))
@@ -120,7 +124,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
     async def _begin(self, request: pb.BeginRequest, context: _Context) -> pb.BeginResponse:
         key = self._key(request.gid)
         name, timeout = self._requests.name(request.name), self._requests.timeout(request)
-        tx = await self._engine.begin(key, name, timeout, _trace(context))
+        tx = await self._engine.begin(key, name, timeout, TraceParent.current())
         return pb.BeginResponse(transaction=render.transaction(tx))
 
     async def _try(self, request: pb.TryRequest, context: _Context) -> pb.TryResponse:
@@ -188,17 +192,26 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
     def _key(self, gid: str) -> Key:
         return Key(DEFAULT_NAMESPACE, self._requests.gid(gid))
 
-    async def _answer(self, work: Awaitable[_T], context: _Context) -> _T:
+    async def _answer(self, method: str, gid: str, work: Awaitable[_T], context: _Context) -> _T:
         self._in_progress += 1
         self._idle.clear()
         try:
-            return await work
-        except Exception as error:  # every error of ours has a status; the rest is a bug and says so
-            await _abort(context, error)
+            with self._tracing.served(f"/{_SERVICE}/{method}", self._parent(gid, context), Tags(gid=gid)) as rpc:
+                try:
+                    return await work
+                except Exception as error:  # every error of ours has a status; the rest is a bug and says so
+                    await _abort(context, error)
+                finally:
+                    rpc.ended(_code_of(context), str(context.details() or ""))
         finally:
             self._in_progress -= 1
             if not self._in_progress:
                 self._idle.set()
+
+    def _parent(self, gid: str, context: _Context) -> TraceParent:
+        said = TraceParent.of(context.invocation_metadata() or ())
+        # A client without tracing gets its calls into the trace that its transaction has.
+        return said if said.parent else self._engine.trace_of(Key(DEFAULT_NAMESPACE, gid))
 
     async def _completed(self, tx: Transaction, wait: pb.Wait.ValueType, context: _Context) -> Transaction:
         if wait != pb.WAIT_COMPLETED or tx.state.is_final:
@@ -219,18 +232,11 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
             yield response
 
 
-def _trace(context: _Context) -> tuple[str, str]:
-    found = {key: str(value) for key, value in context.invocation_metadata() or () if key in _TRACE_KEYS}
-    parent, state = found.get(wire.TRACEPARENT, ""), found.get(wire.TRACESTATE, "")
-    if len(parent) > _TRACEPARENT_LENGTH:
-        return "", ""
-    return parent, state if len(state) <= _TRACESTATE_LENGTH else ""
-
-
-_TRACE_KEYS = frozenset({wire.TRACEPARENT, wire.TRACESTATE})
-_TRACEPARENT_LENGTH = 128
-_TRACESTATE_LENGTH = 512
-"""What W3C asks everybody to pass on. A longer one would not leave room for the rest of a Try's metadata."""
+def _code_of(context: _Context) -> grpc.StatusCode:
+    code: object = context.code()  # grpc.aio gives the number, whatever its stub says
+    if isinstance(code, int):
+        return wire.STATUS_BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN)
+    return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.OK
 
 
 def _time_left(context: _Context) -> float | None:

@@ -31,7 +31,10 @@ class LocalCaller:
         try:
             async with asyncio.timeout(call.timeout):
                 answer = await runtime.attempt(
-                    call.ask.methods.try_method, call.ask.request, metadata.for_try(call), timeout=call.timeout
+                    call.ask.methods.try_method,
+                    call.ask.request,
+                    metadata.for_try(call, call.trace),
+                    timeout=call.timeout,
                 )
         except TimeoutError:
             return TryReply(Status(rules.DEADLINE_EXCEEDED, f"no answer within {call.timeout:g} s"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tcc import wire
+from tcc.tracing import TraceParent
 from tcc.v1 import participant_pb2, transaction_pb2
 from tcc_server.caller.seam import TryCall
 
@@ -13,8 +14,12 @@ Entry = tuple[str, str | bytes]
 _PHASE_NAMES = {transaction_pb2.PHASE_CONFIRM: "confirm", transaction_pb2.PHASE_CANCEL: "cancel"}
 
 
-def for_try(call: TryCall) -> tuple[Entry, ...]:
-    """The metadata of one attempt of a Try, the client's own included."""
+def for_try(call: TryCall, trace: TraceParent) -> tuple[Entry, ...]:
+    """The metadata of one attempt of a Try, the client's own included.
+
+    Args:
+        trace: of the span that calls.
+    """
     ask = call.ask
     own: list[Entry] = [
         (wire.NAMESPACE, call.key.namespace),
@@ -27,13 +32,17 @@ def for_try(call: TryCall) -> tuple[Entry, ...]:
         (wire.CONFIRM_METHOD, ask.methods.confirm_method),
         (wire.CANCEL_METHOD, ask.methods.cancel_method),
     ]
-    own += _trace(call.traceparent, call.tracestate)
+    own += trace.metadata()
     own += ((key, value if key.endswith("-bin") else value.decode()) for key, value in ask.metadata)
     return tuple(own)
 
 
-def for_command(command: participant_pb2.Command) -> tuple[Entry, ...]:
-    """The metadata of a Confirm or Cancel that is called as a gRPC method."""
+def for_command(command: participant_pb2.Command, trace: TraceParent) -> tuple[Entry, ...]:
+    """The metadata of a Confirm or Cancel that is called as a gRPC method.
+
+    Args:
+        trace: of the span that calls.
+    """
     own: list[Entry] = [
         (wire.NAMESPACE, command.namespace),
         (wire.GID, command.gid),
@@ -44,7 +53,7 @@ def for_command(command: participant_pb2.Command) -> tuple[Entry, ...]:
     ]
     if command.try_reply:
         own.append((wire.TRY_REPLY, command.try_reply))
-    return (*own, *_trace(command.traceparent, command.tracestate))
+    return (*own, *trace.metadata())
 
 
 def is_marked(trailers: Iterable[Entry]) -> bool:
@@ -69,12 +78,3 @@ def status_details(trailers: Iterable[Entry]) -> bytes:
         if key == wire.STATUS_DETAILS and isinstance(value, bytes):
             return value
     return b""
-
-
-def _trace(traceparent: str, tracestate: str) -> list[Entry]:
-    entries: list[Entry] = []
-    if traceparent:
-        entries.append((wire.TRACEPARENT, traceparent))
-        if tracestate:
-            entries.append((wire.TRACESTATE, tracestate))
-    return entries

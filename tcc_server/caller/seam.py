@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tcc.tracing import TraceParent
 from tcc_server.core.model import Ask, Key, Status
 
 
@@ -16,6 +17,7 @@ class TryCall:
     Attributes:
         timeout: seconds that it may take.
         deadline_at: the transaction's deadline, unix seconds.
+        trace: the transaction's trace context.
     """
 
     key: Key
@@ -23,8 +25,7 @@ class TryCall:
     attempt: int
     timeout: float
     deadline_at: float
-    traceparent: str
-    tracestate: str
+    trace: TraceParent = TraceParent()  # noqa: RUF009  a tuple
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 
 from tcc import wire
+from tcc.tracing import Tags, TraceParent, Tracing
 from tcc.v1 import transaction_pb2
 from tcc.v1.participant_pb2 import Command, Outcome
 from tcc_server.caller import metadata
@@ -32,8 +33,16 @@ class DirectCourier:
         calls_in_flight: at most so many for each participant.
     """
 
-    def __init__(self, channels: Channels, *, call_timeout: float = 35.0, calls_in_flight: int = 256) -> None:
+    def __init__(
+        self,
+        channels: Channels,
+        tracing: Tracing | None = None,
+        *,
+        call_timeout: float = 35.0,
+        calls_in_flight: int = 256,
+    ) -> None:
         self._channels = channels
+        self._tracing = tracing or Tracing()
         self._call_timeout = call_timeout
         self._calls_in_flight = calls_in_flight
         self._lines: dict[str, _Line] = {}
@@ -80,12 +89,20 @@ class DirectCourier:
             outcome.code = grpc.StatusCode.UNAVAILABLE.value[0]
             outcome.message = f"participant {command.participant} is not configured: add it, or resolve the transaction"
             return outcome
-        try:
-            await method(command.request, timeout=self._call_timeout, metadata=metadata.for_command(command))
-        except grpc.aio.AioRpcError as error:
-            _read_failure(error, outcome)
-        else:
-            outcome.kind = transaction_pb2.OUTCOME_KIND_DONE
+        tags = Tags(
+            command.gid, command.branch, "confirm" if confirm else "cancel", command.attempt, command.participant
+        )
+        with self._tracing.call(path, TraceParent(command.traceparent, command.tracestate), tags) as span:
+            sent = metadata.for_command(command, span.trace)
+            try:
+                await method(command.request, timeout=self._call_timeout, metadata=sent)
+            except grpc.aio.AioRpcError as error:
+                _read_failure(error, outcome)
+                span.ended(error.code(), error.details() or "")
+            else:
+                outcome.kind = transaction_pb2.OUTCOME_KIND_DONE
+                span.ended(grpc.StatusCode.OK)
+            span.say("tcc.outcome", transaction_pb2.OutcomeKind.Name(outcome.kind).removeprefix("OUTCOME_KIND_"))
         return outcome
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from tcc.tracing import TraceParent
 from tcc.v1.participant_pb2 import Outcome
 from tcc_server.core.decide import begin, is_trying
 from tcc_server.core.identity import ask_difference, plan_difference
@@ -186,6 +187,13 @@ class Engine:
             return live.tx
         rows = await self._worker.load(key)
         return decode(rows, self._seams.clock.now())
+
+    def trace_of(self, key: Key) -> TraceParent:
+        """The trace context of a transaction that is worked on here; an empty one for any other."""
+        live = self._worker.get(key)
+        return (
+            TraceParent() if live is None or live.tx is None else TraceParent(live.tx.traceparent, live.tx.tracestate)
+        )
 
     async def wait(self, key: Key, condition: Condition) -> Transaction:
         """The transaction once the condition holds. Raises UnknownTransaction, Unsettled."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 
+from tcc.tracing import TraceParent, Tracing
 from tcc.v1.participant_pb2 import Command
 from tcc_server.caller.seam import Caller, TryCall
 from tcc_server.clock import Clock, Ids, Rng
@@ -58,6 +59,7 @@ class Seams:
     clock: Clock
     ids: Ids
     rng: Rng
+    tracing: Tracing = field(default_factory=Tracing)
 
 
 class Worker:
@@ -152,7 +154,10 @@ class Worker:
             _log.exception("transaction_poisoned", gid=live.key.gid)
             self._give_up(live)
             return
+        was_decided = live.tx is not None and live.tx.decision is not None
         live.tx = replace(answer.after, version=row.version)
+        if live.tx.decision is not None and not was_decided:
+            self._trace_decision(live.tx)
         live.writing = False
         for event_step in [step for step in live.enlisting if live.tx.find(step) is not None]:
             del live.enlisting[event_step]
@@ -161,6 +166,12 @@ class Worker:
             self._retire(live)
         else:
             self._pump(live)
+
+    def _trace_decision(self, tx: Transaction) -> None:
+        said = {"tcc.gid": tx.key.gid, "tcc.decision": "" if tx.decision is None else tx.decision.value}
+        if tx.cancel_reason:
+            said["tcc.cancel_reason"] = tx.cancel_reason.name
+        self._seams.tracing.happened("tcc decide", TraceParent(tx.traceparent, tx.tracestate), said)
 
     async def _append(self, row: Row) -> None:
         """Append until it is known what became of it. Raises LogConflict, LogRejected."""
@@ -225,8 +236,7 @@ class Worker:
             attempt=attempt,
             timeout=timeout,
             deadline_at=tx.deadline_at,
-            traceparent=tx.traceparent,
-            tracestate=tx.tracestate,
+            trace=TraceParent(tx.traceparent, tx.tracestate),
         )
         answer = await self._seams.caller.call(call)
         status = answer.status

@@ -127,7 +127,7 @@ async def links(kind: str) -> AsyncIterator[Links]:
 def call(gid: str = "g", participant: str = "told", *, timeout: float = 5.0, attempt: int = 1) -> TryCall:
     """An attempt of a Try."""
     ask = Ask("0", participant, METHODS, REQUEST, HASH)
-    return TryCall(Key("default", gid), ask, attempt, timeout, 4_000_000_000.0, "", "")
+    return TryCall(Key("default", gid), ask, attempt, timeout, 4_000_000_000.0)
 
 
 def command(gid: str = "g", participant: str = "told", *, confirm: bool = True, request_hash: bytes = HASH) -> Command:
