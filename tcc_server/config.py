@@ -167,7 +167,11 @@ class Tracing(Table):
     )
     service: str = Field(default="tcc-manager", min_length=1, description="The spans' service.name.")
     sample: float = Field(
-        default=1.0, ge=0, le=1, description="Share of new traces that are recorded; others keep their own decision."
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of new traces that are recorded; a trace that came from elsewhere keeps its own decision.",
+        json_schema_extra={"unit": "share"},
     )
 
 
