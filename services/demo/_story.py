@@ -136,9 +136,9 @@ class Story:
         return ManagerKill(open_gids, answered, exit_code)
 
     async def _undecided(self, manager: tcc.Manager, asked: Sequence[Transfer]) -> tuple[str, ...]:
-        """The covered transfers whose clients wait, once the manager has all of them in its log, and undecided."""
+        """The transfers that no bank refuses and whose clients wait, once the manager has them all, undecided."""
         while True:
-            waiting = {transfer.gid for transfer in asked if transfer.covered and transfer.gid not in self._told}
+            waiting = {one.gid for one in asked if not one.refused_with and one.gid not in self._told}
             undecided = {view.gid async for view in manager.list(states=[tcc.State.TRYING])}
             if undecided >= waiting:
                 return tuple(sorted(waiting))

@@ -13,6 +13,7 @@ COUNT = 40
 BANKS = ("bank-a", "bank-b")
 _RICH = [account for account, cents in OPENING.items() if cents >= 1_000_00]
 _POOR = "kim"
+_NOBODY = "zoe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Transfer:
         payer: the account that pays, at `source`.
         payee: the account that gets, at `target`.
         amount: cents.
-        covered: the payer has the money, whatever the other transfers do.
+        refused_with: the code with which a bank is sure to refuse it, whatever the other transfers do; "" for none.
     """
 
     gid: str
@@ -33,7 +34,7 @@ class Transfer:
     target: str
     payee: str
     amount: int
-    covered: bool
+    refused_with: str
 
     @property
     def debit(self) -> DebitRequest:
@@ -62,15 +63,21 @@ class Told:
 
 
 def transfers() -> tuple[Transfer, ...]:
-    """All of them: to and fro between the banks, every seventh by someone who hasn't the money."""
+    """All of them, to and fro between the banks.
+
+    Some are by someone who hasn't the money, and some to an account that there isn't: then the payer's money may be
+    reserved already, and must be given back.
+    """
     made = []
     for number in range(1, COUNT + 1):
         source, target = BANKS if number % 2 == 0 else reversed(BANKS)
-        covered = number % 7 != 3
-        payer = _RICH[number % len(_RICH)] if covered else _POOR
-        payee = _RICH[number // 2 % len(_RICH)]
+        payer, payee, refused_with = _RICH[number % len(_RICH)], _RICH[number // 2 % len(_RICH)], ""
+        if number % 7 == 3:
+            payer, refused_with = _POOR, "FAILED_PRECONDITION"
+        elif number % 9 == 4:
+            payee, refused_with = _NOBODY, "NOT_FOUND"
         amount = 10_00 + number * 37 % 40 * 1_00
-        made.append(Transfer(f"t-{number:02}", source, payer, target, payee, amount, covered))
+        made.append(Transfer(f"t-{number:02}", source, payer, target, payee, amount, refused_with))
     return tuple(made)
 
 

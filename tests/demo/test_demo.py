@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from services.demo._banks import OPENING
 from services.demo._processes import CHECKOUT, DemoFailed, Server
-from services.demo._transfers import COUNT, transfers
+from services.demo._transfers import BANKS, COUNT, transfers
 
 DEMO = (sys.executable, "-m", "services.demo")
 
@@ -33,7 +34,7 @@ def test_the_demo_ends_with_0_and_its_proof_holds(tmp_path: Path) -> None:
     assert [check["claim"] for check in document["proof"] if not check["holds"]] == []
     facts = document["facts"]
     assert len(facts["told"]) == COUNT == 40
-    assert sum(told["decision"] == "CANCEL" for told in facts["told"].values()) == 6
+    assert sum(told["decision"] == "CANCEL" for told in facts["told"].values()) == 10
     assert facts["bank_kill"]["exit_code"] == facts["manager_kill"]["exit_code"] == -signal.SIGKILL
     assert document["timeline"]["gid"] == facts["bank_kill"]["gid"]
     assert document["timeline"]["state"] == "STATE_CONFIRMED"
@@ -84,15 +85,17 @@ async def test_a_paused_server_can_be_stopped(tmp_path: Path) -> None:
 def test_every_transfer_is_sure_to_end_as_it_is_meant_to_whatever_the_order() -> None:
     asked = transfers()
     assert len({transfer.gid for transfer in asked}) == COUNT
-    assert {(transfer.source, transfer.covered) for transfer in asked} == {
-        ("bank-a", True), ("bank-b", True), ("bank-a", False), ("bank-b", False)
-    }  # fmt: skip
-    payers = {(transfer.source, transfer.payer) for transfer in asked if transfer.covered}
-    for payer in payers:
-        spent = sum(t.amount for t in asked if (t.source, t.payer) == payer)
-        assert spent <= 1_000_00
-    assert all(transfer.amount > 5_00 for transfer in asked if not transfer.covered)
-    assert not {(t.target, t.payee) for t in asked} & {(t.source, t.payer) for t in asked if not t.covered}
+    endings = {(transfer.source, transfer.refused_with) for transfer in asked}
+    assert endings == {(bank, code) for bank in BANKS for code in ("", "FAILED_PRECONDITION", "NOT_FOUND")}
+    poor = {(t.source, t.payer) for t in asked if t.refused_with == "FAILED_PRECONDITION"}
+    for bank, payer in {(t.source, t.payer) for t in asked}:
+        amounts = [t.amount for t in asked if (t.source, t.payer) == (bank, payer)]
+        if (bank, payer) in poor:
+            assert min(amounts) > OPENING[payer]
+        else:
+            assert sum(amounts) <= OPENING[payer]
+    assert not poor & {(t.target, t.payee) for t in asked}
+    assert all((t.payee in OPENING) == (t.refused_with != "NOT_FOUND") for t in asked)
 
 
 def processes_with(text: str) -> list[str]:

@@ -12,9 +12,9 @@ from services.demo._banks import Books
 from services.demo._proof import BankKill, Check, Facts, Found, ManagerKill, prove
 from services.demo._transfers import Told, Transfer
 
-PAID = Transfer("t-1", "bank-a", "ann", "bank-b", "ben", 30, covered=True)
-BACK = Transfer("t-2", "bank-b", "ben", "bank-a", "ann", 10, covered=True)
-POOR = Transfer("t-3", "bank-a", "kim", "bank-b", "ben", 50, covered=False)
+PAID = Transfer("t-1", "bank-a", "ann", "bank-b", "ben", 30, "")
+BACK = Transfer("t-2", "bank-b", "ben", "bank-a", "ann", 10, "")
+POOR = Transfer("t-3", "bank-a", "kim", "bank-b", "ben", 50, "FAILED_PRECONDITION")
 
 CONFIRMED = Found(tcc.State.CONFIRMED, tcc.Decision.CONFIRM, attention=False)
 CANCELLED = Found(tcc.State.CANCELLED, tcc.Decision.CANCEL, attention=False)
@@ -39,8 +39,8 @@ BALANCES = "every account has what its transfers say"
 RESERVED = "nothing is left reserved"
 FINAL = "no transaction is open or needs a person"
 ANSWERS = "every client was told what was decided"
-COVERED = "who had the money paid it"
-REFUSED = "who had not was refused, and told why"
+MADE = "every transfer that could be made was made"
+REFUSED = "every other was refused, and its client told why"
 BANK = "a bank was killed between Try and Confirm"
 MANAGER = "the manager was killed with work under way"
 
@@ -76,7 +76,7 @@ def test_what_went_well_holds() -> None:
     checks = prove(GOOD)
     assert broken(checks) == set()
     assert {check.claim for check in checks} == {
-        MONEY, BALANCES, RESERVED, FINAL, ANSWERS, COVERED, REFUSED, BANK, MANAGER
+        MONEY, BALANCES, RESERVED, FINAL, ANSWERS, MADE, REFUSED, BANK, MANAGER
     }  # fmt: skip
 
 
@@ -122,7 +122,7 @@ HARM = {
     ),
     "a client got no answer": (
         with_told("t-2", Told(None, text="no answer about transaction t-2")),
-        {ANSWERS, COVERED, BALANCES},
+        {ANSWERS, MADE, BALANCES},
         "the client of t-2 got no answer: no answer about",
     ),
     "a client was never heard of": (
@@ -132,18 +132,23 @@ HARM = {
     ),
     "somebody with money could not pay": (
         with_told("t-2", Told(tcc.Decision.CANCEL, "DEADLINE_EXCEEDED", "too late")),
-        {COVERED, ANSWERS, BALANCES},
+        {MADE, ANSWERS, BALANCES},
         "t-2 did not go through: DEADLINE_EXCEEDED too late",
     ),
     "a refusal without a text": (
         with_told("t-3", Told(tcc.Decision.CANCEL, "FAILED_PRECONDITION", "")),
         {REFUSED},
-        "t-3 lacks money",
+        "t-3 should be refused with FAILED_PRECONDITION",
     ),
     "a refusal with another code": (
         with_told("t-3", Told(tcc.Decision.CANCEL, "UNAVAILABLE", "gone")),
         {REFUSED},
-        "t-3 lacks money",
+        "t-3 should be refused with FAILED_PRECONDITION",
+    ),
+    "nothing was refused": (
+        lambda facts: replace(facts, transfers=(PAID, BACK)),
+        {REFUSED},
+        "no transfer was bound to be refused",
     ),
     "the bank was not killed": (with_bank_kill(exit_code=0), {BANK}, "bank-a ended with 0"),
     "the bank was killed before its Try": (with_bank_kill(fence=""), {BANK}, "bank-a held nothing for t-1"),

@@ -128,9 +128,7 @@ def test_the_participant_and_the_clients_do_what_the_text_says(project: Project)
         second = project.run("client.py")
         assert second.returncode == 1
         assert "TransactionCancelled" in second.stderr
-        assert (
-            "north refused /flights.v1.Flights/TryBook (step 0): FAILED_PRECONDITION: not enough seats" in second.stderr
-        )
+        assert re.search(r"(north|south) refused /flights\.v1\.Flights/TryBook .*: not enough seats", second.stderr)
 
         plain = project.run("sync_client.py")
         assert (plain.returncode, plain.stdout) == (0, "booked; seats left: [1, 1]\n"), plain.stderr
