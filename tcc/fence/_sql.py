@@ -8,8 +8,8 @@ it; an error of the commit itself proves nothing and is said to prove nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -40,6 +40,7 @@ from tcc.wire import STATUS_BY_NUMBER
 
 _SQLITE_BUSY: Final = {5, 6}  # SQLITE_BUSY, SQLITE_LOCKED; their extended codes share the low byte
 _POSTGRES_BUSY: Final = {"55P03", "40001", "40P01"}  # lock_not_available, serialization_failure, deadlock_detected
+_POSTGRES_FULL: Final = "53300"  # too_many_connections
 
 _ROW_OF = (
     (T.c.namespace == bindparam("key_ns")) & (T.c.gid == bindparam("key_gid")) & (T.c.branch == bindparam("key_br"))
@@ -87,8 +88,16 @@ class SqlFence:
             an engine of yours, not connected yet; a URL's engine is closed with the fence, yours is not. SQLite is
             set to WAL, synchronous FULL and foreign keys on.
         retention: seconds for which rows of finished branches are kept; half of it bounds late Tries.
-        row_wait: seconds that a visit waits for the row, and for SQLite's one writer, before it is BUSY.
+        row_wait: seconds that a visit waits for the row, for any other row that its handler needs, for a connection of
+            a URL's engine, and for SQLite's one writer, before it is BUSY.
         clock: unix seconds.
+
+    A URL's engine has SQLAlchemy's usual pool (15 connections on PostgreSQL); give an engine of your own for another.
+    Behind pgbouncer in transaction mode, prepared statements are missed on the next connection, unless it is 1.21 or
+    newer with max_prepared_statements set. Turn them off in an engine of your own:
+
+        create_async_engine(url, poolclass=NullPool, connect_args={
+            "statement_cache_size": 0, "prepared_statement_name_func": lambda: f"tcc_{uuid4()}"})
 
     Raises:
         UsageError: the URL does not say an async driver of SQLite or PostgreSQL, or names a database in memory.
@@ -107,7 +116,7 @@ class SqlFence:
         self._retention = retention
         self._clock = clock
         self._owned = isinstance(database, str)
-        self._engine = _engine(database) if isinstance(database, str) else database
+        self._engine = _engine(database, row_wait) if isinstance(database, str) else database
         dialect = self._engine.dialect.name
         self._writers: WriterQueue | None = None
         self._set_up: str | None = None
@@ -162,12 +171,10 @@ class SqlFence:
     async def visit(self, visit: Visit, body: Body) -> Verdict:
         """Finds the row, applies the table and runs `body` where it says RUN, in one transaction; see `Fence.visit`."""
         try:
-            async with self._turn(), self._fenced.connect() as connection:
+            async with self._turn(), self._connected() as connection:
                 return await self._transaction(connection, visit, body)
         except _HandlersError as wrapped:
             raise wrapped.error from wrapped.error.__cause__
-        except PoolTimeout as error:
-            raise FenceBusy("all of the database's connections are in use") from error
         except DBAPIError as error:
             raise _momentary(error) or FenceUnavailable(f"the fence's database failed: {error.orig}") from error
 
@@ -178,6 +185,22 @@ class SqlFence:
 
     def _turn(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._writers is None else self._writers.turn()
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        connection = self._fenced.connect()
+        try:
+            await connection.start()
+        except PoolTimeout as error:
+            raise FenceBusy("all of the database's connections are in use") from error
+        except Exception as error:  # the driver's own, which SQLAlchemy does not wrap while there is no connection
+            if _sqlstate(error) == _POSTGRES_FULL:
+                raise FenceBusy(f"the database takes no more connections: {error}") from error
+            raise FenceUnavailable(f"the fence's database cannot be reached: {error}") from error
+        try:
+            yield connection
+        finally:
+            await connection.close()
 
     async def _transaction(self, connection: AsyncConnection, visit: Visit, body: Body) -> Verdict:
         now = int(self._clock() * 1000)
@@ -256,9 +279,9 @@ class SqlFence:
             await phase.close()
 
 
-def _engine(url: str) -> AsyncEngine:
+def _engine(url: str, wait: float) -> AsyncEngine:
     try:
-        return create_async_engine(url)
+        return create_async_engine(url, **({} if url.startswith("sqlite") else {"pool_timeout": wait}))
     except (ArgumentError, InvalidRequestError, ImportError) as error:
         raise UsageError(
             f"the fence cannot use {url.partition('://')[0]!r} ({error}): give an SQLAlchemy URL with an async driver, "
@@ -306,9 +329,10 @@ def _momentary(error: DBAPIError) -> FenceBusy | FenceUnavailable | None:
     if error.connection_invalidated:
         return FenceUnavailable(f"the database's connection broke: {error.orig}")
     code = getattr(error.orig, "sqlite_errorcode", None)
-    busy = code & 0xFF in _SQLITE_BUSY if isinstance(code, int) else _sqlstate(error) in _POSTGRES_BUSY
+    busy = code & 0xFF in _SQLITE_BUSY if isinstance(code, int) else _sqlstate(error.orig) in _POSTGRES_BUSY
     return FenceBusy(f"the database is busy: {error.orig}") if busy else None
 
 
-def _sqlstate(error: DBAPIError) -> object:
-    return getattr(error.orig, "sqlstate", None)
+def _sqlstate(error: BaseException | None) -> object:
+    error = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(error, "sqlstate", None)

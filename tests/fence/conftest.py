@@ -1,4 +1,4 @@
-"""The fences under test, each made fresh: rows in memory, and rows in an SQLite file."""
+"""The fences under test, each made fresh: rows in memory, in an SQLite file, and in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,11 +8,25 @@ from pathlib import Path
 import pytest
 
 from tcc.fence import Fence, MemoryFence, SqlFence
+from tests.servers.postgres import Postgres
+from tests.servers.running import RunningPostgres
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
+def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite+aiosqlite:///{tmp_path}/service.db"
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Postgres | RunningPostgres) -> str:
+    return postgres_server.database()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest) -> str:
+    """A database that is new and empty."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
 
 
 @pytest.fixture
@@ -25,15 +39,18 @@ async def sql(url: str) -> AsyncIterator[SqlFence]:
 
 @pytest.fixture
 async def second(url: str, sql: SqlFence) -> AsyncIterator[SqlFence]:
-    """Another engine on the file of `sql`, as another process would have."""
+    """Another engine on the database of `sql`, as another process would have."""
     fence = SqlFence(url)
     yield fence
     await fence.close()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def fence(request: pytest.FixtureRequest) -> Fence:
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+async def fence(request: pytest.FixtureRequest) -> AsyncIterator[Fence]:
     if request.param == "memory":
-        return MemoryFence()
-    fence: Fence = request.getfixturevalue("sql")
-    return fence
+        yield MemoryFence()
+        return
+    fence = SqlFence(request.getfixturevalue(f"{request.param}_url"))
+    await fence.create_tables()
+    yield fence
+    await fence.close()

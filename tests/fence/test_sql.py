@@ -257,40 +257,6 @@ async def test_tries_and_cancels_through_two_engines_leave_nothing_reserved(sql:
     assert await count(sql) == 0
 
 
-async def test_waiting_for_a_writer_of_another_process_ends_in_busy(sql: SqlFence, url: str) -> None:
-    impatient = SqlFence(url, row_wait=0.05)
-    other = create_async_engine(url)
-    try:
-        async with other.connect() as connection:
-            await connection.exec_driver_sql("BEGIN IMMEDIATE")
-            with pytest.raises(FenceBusy) as raised:
-                await impatient.visit(TRY, Business())
-            assert raised.value.retry_after > 0
-            await connection.exec_driver_sql("ROLLBACK")
-        assert (await run(impatient, TRY)).rule is Rule.RUN
-    finally:
-        await other.dispose()
-        await impatient.close()
-
-
-async def test_waiting_for_a_writer_of_this_process_ends_in_busy(url: str, sql: SqlFence) -> None:
-    fence = SqlFence(url, row_wait=0.05)
-    entered, leave = asyncio.Event(), asyncio.Event()
-
-    async def slow(_: Record | None) -> bytes:
-        entered.set()
-        await leave.wait()
-        return b""
-
-    visiting = asyncio.create_task(fence.visit(TRY, slow))
-    await entered.wait()
-    with pytest.raises(FenceBusy, match="other writers"):  # in line for its turn, not polling the file
-        await fence.visit(TRY, Business())
-    leave.set()
-    assert (await visiting).rule is Rule.RUN
-    await fence.close()
-
-
 async def test_reads_through_the_engine_do_not_wait_for_a_writer(sql: SqlFence) -> None:
     async def body(_: Record | None) -> bytes:
         await sql.session.execute(insert(EFFECTS).values(name="effect"))
@@ -304,7 +270,7 @@ async def test_reads_through_the_engine_do_not_wait_for_a_writer(sql: SqlFence) 
 async def test_a_database_that_is_gone_is_unavailable_and_not_the_handlers_fault(url: str, sql: SqlFence) -> None:
     async with sql.engine.begin() as connection:
         await connection.execute(text("DROP TABLE tcc_fence"))
-    with pytest.raises(FenceUnavailable, match="no such table"):
+    with pytest.raises(FenceUnavailable, match=r"no such table|does not exist"):
         await sql.visit(TRY, Business())
 
 

@@ -65,7 +65,7 @@ class Postgres:
     def kill(self) -> None:
         """SIGKILL all of its processes."""
         if self._process is not None:
-            self._process.end(signal.SIGKILL)
+            self._process.kill_family()
 
     def _is_ready(self) -> bool:
         if not answers(self.port):

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -39,7 +40,8 @@ def program(package: str, *names: str) -> str:
 
 def user_prefix(user: str) -> list[str]:
     """What goes before a command to run it as another user; nothing where we are not root anyway."""
-    return [] if os.geteuid() else ["runuser", "-u", user, "--"]
+    # Not runuser, which stays as a parent in between: what is killed must be ours to wait for.
+    return [] if os.geteuid() else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]
 
 
 def give_to(user: str, folder: Path) -> None:
@@ -89,9 +91,29 @@ class Process:
                     continue
             return
 
+    def kill_family(self) -> None:
+        """SIGKILL it and its children, which may be in groups of their own, and wait until all are gone."""
+        children = [pid for pid, (parent, _) in _processes().items() if parent == self.pid]
+        self.end(signal.SIGKILL)
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        while any(state != "Z" for pid, (_, state) in _processes().items() if pid in children):
+            time.sleep(0.01)
+
     def send(self, number: signal.Signals) -> None:
         """Signal its group."""
         os.killpg(self.pid, number)
+
+
+def _processes() -> dict[int, tuple[int, str]]:
+    """Parent and state of each process."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            found[int(stat.parent.name)] = (int(parent), state)
+    return found
 
 
 def answers(port: int) -> bool:

@@ -1,0 +1,50 @@
+"""What is particular to the fence on SQLite, which has one writer at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from tcc.fence import FenceBusy, Record, Rule, SqlFence
+from tests.fence.visits import TRY, Business, run
+
+
+@pytest.fixture
+async def impatient(sqlite_url: str) -> AsyncIterator[SqlFence]:
+    fence = SqlFence(sqlite_url, row_wait=0.05)
+    await fence.create_tables()
+    yield fence
+    await fence.close()
+
+
+async def test_waiting_for_a_writer_of_another_process_ends_in_busy(impatient: SqlFence, sqlite_url: str) -> None:
+    other = create_async_engine(sqlite_url)
+    try:
+        async with other.connect() as connection:
+            await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            with pytest.raises(FenceBusy) as raised:
+                await impatient.visit(TRY, Business())
+            assert raised.value.retry_after > 0
+            await connection.exec_driver_sql("ROLLBACK")
+        assert (await run(impatient, TRY)).rule is Rule.RUN
+    finally:
+        await other.dispose()
+
+
+async def test_waiting_for_a_writer_of_this_process_ends_in_busy(impatient: SqlFence) -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Record | None) -> bytes:
+        entered.set()
+        await leave.wait()
+        return b""
+
+    visiting = asyncio.create_task(impatient.visit(TRY, slow))
+    await entered.wait()
+    with pytest.raises(FenceBusy, match="other writers"):  # in line for its turn, not polling the file
+        await impatient.visit(TRY, Business())
+    leave.set()
+    assert (await visiting).rule is Rule.RUN
