@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ from typing import Self
 from tcc_server.config import Config, as_toml
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 20.0
+"""Seconds in which a process that was told to end has ended."""
 
 
 class Child:
@@ -31,6 +34,7 @@ class Child:
         self.port = 0
         self.stderr = stderr
         self._pidfd = os.pidfd_open(pid)
+        self._discarded = False
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -43,17 +47,15 @@ class Child:
 
     async def gone(self) -> None:
         """Wait until it has ended."""
-        loop = asyncio.get_running_loop()
-        gone = asyncio.Event()
-        loop.add_reader(self._pidfd, gone.set)
-        try:
-            async with asyncio.timeout(30):
-                await gone.wait()
-        finally:
-            loop.remove_reader(self._pidfd)
+        ended, _, _ = await asyncio.to_thread(select.select, [self._pidfd], [], [], PATIENCE)
+        if not ended:
+            raise TimeoutError(f"process {self.pid} did not end within {PATIENCE:g} s")
 
     def discard(self) -> None:
-        """End it, if it has not ended."""
+        """End it, if it has not ended. Idempotent."""
+        if self._discarded:
+            return
+        self._discarded = True
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         os.close(self._pidfd)
