@@ -11,27 +11,26 @@ import grpc.aio
 import pytest
 
 import tcc
+from services._database import opened
 from services.accounts._database import METADATA
 from services.accounts._service import Accounts
 from services.accounts.v1 import accounts_pb2 as pb, accounts_pb2_grpc
 from tests.accounts.bank import metadata
 
 
-@pytest.fixture
-async def stub(tmp_path: Path) -> AsyncIterator[accounts_pb2_grpc.AccountsAsyncStub]:
-    fence = tcc.SqlFence(f"sqlite+aiosqlite:///{tmp_path}/bank.db")
-    await fence.create_tables()
-    async with fence.engine.begin() as connection:
-        await connection.run_sync(METADATA.create_all)
-    server = tcc.ParticipantServer("127.0.0.1:0", fence=fence)
-    accounts_pb2_grpc.add_AccountsServicer_to_server(Accounts(fence), server)
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        stub: Any = accounts_pb2_grpc.AccountsStub(channel)
-        await stub.OpenAccount(pb.OpenAccountRequest(account="ann", available=100))
-        yield stub
-    await server.stop(None)
-    await fence.close()
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def stub(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[accounts_pb2_grpc.AccountsAsyncStub]:
+    postgres = request.param == "postgresql"
+    database = request.getfixturevalue("postgres_server").database() if postgres else str(tmp_path / "bank.db")
+    async with opened(database, METADATA) as fence:
+        server = tcc.ParticipantServer("127.0.0.1:0", fence=fence)
+        accounts_pb2_grpc.add_AccountsServicer_to_server(Accounts(fence), server)
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            stub: Any = accounts_pb2_grpc.AccountsStub(channel)
+            await stub.OpenAccount(pb.OpenAccountRequest(account="ann", available=100))
+            yield stub
+        await server.stop(None)
 
 
 Stub: TypeAlias = "accounts_pb2_grpc.AccountsAsyncStub"  # for type checkers only
