@@ -187,8 +187,9 @@ class TransactionCancelled(TccError):
     Attributes:
         gid: the transaction.
         reason: REFUSED, DEADLINE, CLIENT or EXPIRY.
-        refusals: one BranchRefused for each branch that stood in the way, in the order of the steps; the first is the
-            first to look at. Empty where the client itself cancelled.
+        refusals: one BranchRefused for each branch that was known to stand in the way when Cancel was decided, in the
+            order of the steps. A plan is decided by its first refusal, so others may be missing. Empty where the
+            client itself cancelled.
     """
 
     def __init__(self, gid: str, refusals: tuple[BranchRefused, ...] = (), reason: str = "") -> None:

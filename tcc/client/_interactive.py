@@ -197,7 +197,7 @@ class Transaction:
                 self._doubts.pop(step, None)  # the manager has the branch in its log, and judges it itself
                 raise refused from error
             if (verdict := _mapping.verdict(self.gid, error)) is not None:
-                raise verdict from error
+                raise verdict from None
             failure = _mapping.manager_error(error)
             if answered.doubtful:
                 self._doubt(branch, step, error.code(), str(failure))

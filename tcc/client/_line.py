@@ -80,7 +80,7 @@ class Line:
         except Answered as answered:
             error = answered.error
             if (verdict := _mapping.verdict(gid, error)) is not None:
-                raise verdict from error
+                raise verdict from None  # it says all that the status said, in words
             text = f"{error.code().name}: {error.details()}"
             if answered.doubtful:
                 raise OutcomeUnknown(gid, _unknown(gid, text)) from error

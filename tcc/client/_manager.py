@@ -7,6 +7,7 @@ was lost is asked for again; it is never taken for a failure and never turned in
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -321,6 +322,26 @@ class Manager:
             ManagerUnavailable: the manager was away for longer than `timeout`.
         """
         return watch(self._open_line(), gid, after_version, timeout)
+
+    async def wait(self, gid: str, *, timeout: float = 30.0) -> TransactionView:
+        """Waits until every branch of a transaction has answered, however long that takes.
+
+        Args:
+            gid: its id.
+            timeout: seconds that the manager may be away before this gives up.
+
+        Returns:
+            The transaction in its final state: CONFIRMED, CANCELLED or MIXED.
+
+        Raises:
+            ManagerError: NOT_FOUND for an unknown gid.
+            ManagerUnavailable: the manager was away for longer than `timeout`.
+        """
+        async with aclosing(self.watch(gid, timeout=timeout)) as states:
+            async for view in states:
+                if view.state.is_final:
+                    return view
+        return await self.get(gid)
 
     async def list(
         self,

@@ -130,6 +130,22 @@ async def test_a_watch_that_breaks_is_taken_up_where_it_broke(manager: tcc.Manag
     assert [request.after_version for request in fake.requests("Watch")] == [0, 1, 1, 2]
 
 
+async def test_waiting_gives_the_final_state_also_over_a_break(manager: tcc.Manager, fake: FakeManager) -> None:
+    fake.next(
+        "Watch",
+        shows(at(1, transaction_pb2.STATE_TRYING), Code.UNAVAILABLE),
+        shows(at(3, transaction_pb2.STATE_CANCELLED)),
+    )
+    assert (await manager.wait("t-1")).state is tcc.State.CANCELLED
+
+
+async def test_waiting_for_an_unknown_gid_says_so(manager: tcc.Manager, fake: FakeManager) -> None:
+    fake.next("Watch", fails(Code.NOT_FOUND))
+    with pytest.raises(tcc.ManagerError) as refused:
+        await manager.wait("t-9")
+    assert refused.value.code is Code.NOT_FOUND
+
+
 async def test_a_watch_of_what_was_seen_to_the_end_ends(manager: tcc.Manager, fake: FakeManager) -> None:
     fake.next("Watch", shows())
     assert [view async for view in manager.watch("t-1", after_version=3)] == []
