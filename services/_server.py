@@ -23,16 +23,18 @@ class Options:
         listen: host:port; port 0 takes a free one.
         database: an SQLite file, or a URL.
         name: the participant's name, as the manager knows it.
+        rabbitmq: url of the RabbitMQ that commands come through; None: they come by gRPC.
     """
 
     listen: str
     database: str
     name: str
+    rabbitmq: str | None = None
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Options:
         """From the command line."""
-        return cls(arguments.listen, arguments.database, arguments.name)
+        return cls(arguments.listen, arguments.database, arguments.name, arguments.rabbitmq)
 
 
 def parser(service: str, description: str, *, port: int, name: str) -> argparse.ArgumentParser:
@@ -50,12 +52,15 @@ def parser(service: str, description: str, *, port: int, name: str) -> argparse.
         "--database", default=f"{service}.db", help="an SQLite file, or a URL such as postgresql+asyncpg://host/name"
     )
     made.add_argument("--name", default=name, help="the participant's name, as the manager knows it")
+    made.add_argument(
+        "--rabbitmq", metavar="URL", help="amqp://USER:PASSWORD@HOST:PORT/VHOST, to consume commands from"
+    )
     return made
 
 
 def participant_server(options: Options, fence: tcc.SqlFence) -> tcc.ParticipantServer:
     """The server, for servicers to be added to."""
-    return tcc.ParticipantServer(options.listen, fence=fence, name=options.name)
+    return tcc.ParticipantServer(options.listen, fence=fence, name=options.name, rabbitmq=options.rabbitmq)
 
 
 async def run(server: tcc.ParticipantServer, options: Options, what: str) -> None:

@@ -27,6 +27,8 @@ from tcc_server.clock import RandomIds, SystemClock, SystemRng
 from tcc_server.config import Config
 from tcc_server.core.policy import Policy
 from tcc_server.courier.direct import DirectCourier
+from tcc_server.courier.rabbitmq import RabbitCourier
+from tcc_server.courier.seam import Courier
 from tcc_server.engine.engine import Bounds, Engine
 from tcc_server.engine.worker import Seams
 from tcc_server.log.memory import MemoryLog
@@ -148,20 +150,22 @@ class ManagerApp:
     async def _start_engine(self, row_log: Log, replica: str) -> None:
         self._channels = Channels(self._endpoints)
         tracing = self._tracing
+        policy = Policy(**self._config.retry.model_dump())
         seams = Seams(
             log=row_log,
             caller=GrpcCaller(self._channels, tracing),
-            courier=DirectCourier(self._channels, tracing),
+            courier=_courier_of(self._config, self._channels, policy, replica, tracing),
             clock=SystemClock(),
             ids=RandomIds(),
             rng=SystemRng(),
             tracing=tracing,
+            bridged=frozenset(name for name, entry in self._config.participants.items() if entry.bridged),
         )
         limits = self._config.limits
         self._engine = Engine(
             self._wrap(seams),
             replica=replica,
-            policy=Policy(**self._config.retry.model_dump()),
+            policy=policy,
             bounds=Bounds(branches=limits.branches, payload=limits.transaction_bytes),
         )
         try:
@@ -193,6 +197,20 @@ class ManagerApp:
         self._server = server
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+
+def _courier_of(config: Config, channels: Channels, policy: Policy, replica: str, tracing: Tracing) -> Courier:
+    if config.courier == "direct":
+        return DirectCourier(channels, tracing)
+    return RabbitCourier(
+        config.rabbitmq.url,
+        tracing,
+        replica=replica,
+        participants=channels.names(),
+        answer_wait=policy.answer_wait,
+        publish_timeout=config.rabbitmq.publish_timeout,
+        heartbeat=config.rabbitmq.heartbeat,
+    )
 
 
 def _log_of(config: Config, replica: str) -> Log:

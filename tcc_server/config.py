@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
+from tcc.amqp.problems import check_url
 from tcc.ids import problem_with_id
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})")
@@ -79,6 +80,11 @@ class Participant(Table):
 
     endpoint: Annotated[str, AfterValidator(check_endpoint)] = Field(
         description="Where the participant's gRPC server listens, as host:port."
+    )
+    bridged: bool = Field(
+        default=False,
+        description="The service is built without the SDK: its commands carry the Try's reply, and with courier = "
+        "'rabbitmq' a `tcc bridge` consumes them for it.",
     )
 
 
@@ -175,6 +181,30 @@ class Tracing(Table):
     )
 
 
+def check_rabbitmq(value: str) -> str:
+    """A RabbitMQ's url, checked. Raises ValueError with what to do."""
+    check_url(value)
+    return value
+
+
+class RabbitMQ(Table):
+    """The broker that carries commands and outcomes, where courier = 'rabbitmq'."""
+
+    url: Annotated[str, AfterValidator(check_rabbitmq)] = Field(
+        default="amqp://127.0.0.1:5672/",
+        description="The broker: amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps:// for TLS; without a user: guest. "
+        "One vhost an installation.",
+    )
+    publish_timeout: float = _seconds(5, "A message that the broker did not confirm within this may be in it or not.")
+    heartbeat: int = Field(
+        default=10,
+        ge=1,
+        le=300,
+        description="A connection on which nothing came for three times this is given up.",
+        json_schema_extra={"unit": "seconds"},
+    )
+
+
 class Config(Table):
     """The manager's configuration."""
 
@@ -189,6 +219,11 @@ class Config(Table):
         default_factory=lambda: _read_only({}),
         description="The services that take part, by name; by default that is the gRPC service's full name.",
     )
+    courier: Literal["direct", "rabbitmq"] = Field(
+        default="direct",
+        description="How commands reach participants: direct calls their methods, rabbitmq goes through queues.",
+    )
+    rabbitmq: RabbitMQ = RabbitMQ()
     limits: Limits = Limits()
     retry: Retry = Retry()
     tracing: Tracing = Tracing()

@@ -14,6 +14,8 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.trace import TracerProvider
 
+from tcc.amqp.consumer import CommandConsumer
+from tcc.amqp.problems import check_url
 from tcc.errors import UsageError
 from tcc.fence import Fence
 from tcc.ids import problem_with_id
@@ -60,9 +62,12 @@ class ParticipantServer(grpc.aio.Server):
             limit.
         tracer_provider: OpenTelemetry's; None: the process's own. See `tcc.tracing.export`.
 
+        rabbitmq: `amqp://USER:PASSWORD@HOST:PORT/VHOST` to consume commands from beside serving gRPC; None: commands
+            come by gRPC alone. The server starts and serves whether RabbitMQ is there or not.
+
     Raises:
-        UsageError: the name is no id. Registering raises it for a wrong option in the proto, a handler that is not
-            `async def` or streams, and a service that is added twice.
+        UsageError: the name is no id, or the RabbitMQ url is none. Registering raises it for a wrong option in the
+            proto, a handler that is not `async def` or streams, and a service that is added twice.
     """
 
     def __init__(
@@ -78,10 +83,19 @@ class ParticipantServer(grpc.aio.Server):
         options: Sequence[tuple[str, int | str]] = (),
         maximum_concurrent_rpcs: int | None = 1000,
         tracer_provider: TracerProvider | None = None,
+        rabbitmq: str | None = None,
     ) -> None:
         problem = None if name is None else problem_with_id("participant name", name)
         if problem is not None:
             raise UsageError(problem)
+        if rabbitmq is not None:
+            try:
+                check_url(rabbitmq)
+            except ValueError as error:
+                raise UsageError(f"rabbitmq {error}") from None
+        self._rabbitmq = rabbitmq
+        self._handler_timeout = handler_timeout
+        self._consumer: CommandConsumer | None = None
         self._address = address
         self._name = name
         self._fence = fence
@@ -164,6 +178,12 @@ class ParticipantServer(grpc.aio.Server):
         port = self._bind(self._address, self._credentials)
         await self._inner().start()
         self._health, self._port = health, port
+        if self._rabbitmq is not None:
+            names = [participant.name for participant in self.describe().participants]
+            self._consumer = CommandConsumer(
+                self._rabbitmq, names, self._command, self._tracing, handler_timeout=self._handler_timeout
+            )
+            self._consumer.start()
 
     async def stop(self, grace: float | None) -> None:
         """Takes no more calls, and waits for those in progress.
@@ -177,12 +197,17 @@ class ParticipantServer(grpc.aio.Server):
         graceful_until = loop.time() + (grace or 0.0)
         if self._health is not None:
             await self._health.shut_down()
-        await self._server.stop(grace)
+        if self._consumer is not None:
+            await asyncio.gather(self._server.stop(grace), self._consumer.drain(grace or 0.0))
+        else:
+            await self._server.stop(grace)
         self._runtime.stop_taking()
         with suppress(TimeoutError):
             # gRPC does not wait for the calls that it stopped, and knows nothing of those that came another way.
             async with asyncio.timeout_at(max(graceful_until, loop.time() + _ROLLBACK)):
                 await self._runtime.idle()
+        if self._consumer is not None:
+            await self._consumer.close()
         self._stopped.set()
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
@@ -214,6 +239,9 @@ class ParticipantServer(grpc.aio.Server):
             await self._close()
             for number in heard:  # not before: a second signal must not cut the end short, which is bounded anyway
                 loop.remove_signal_handler(number)
+
+    async def _command(self, command: participant_pb2.Command, timeout: float) -> participant_pb2.Outcome:
+        return await self._runtime.command(command, timeout=timeout, peer="rabbitmq")
 
     async def _close(self) -> None:
         try:

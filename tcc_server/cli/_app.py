@@ -56,6 +56,13 @@ COMMANDS = {
         "--config or --log.",
         ("tcc migrate --config tcc.toml", "tcc migrate --log sqlite:///tcc.db"),
     ),
+    "bridge": Command(
+        "tcc_server.cli.bridge:bridge",
+        "Consume commands from RabbitMQ for services that are built without the SDK.",
+        "It calls the Confirm and Cancel of each participant that the manager's configuration calls bridged. Run as "
+        "many as you like. At SIGTERM or Ctrl-C it finishes what is under way and exits with 0.",
+        ("tcc bridge --config tcc.toml", "tcc bridge --config tcc.toml --participant bank-c"),
+    ),
     "protos": Command(
         "tcc_server.cli.protos:protos",
         "Print the directory of tcc/v1/*.proto, for protoc's -I.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import grpc
 
 from tcc.v1 import transaction_pb2
@@ -16,8 +18,16 @@ _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 _KINDS = {kind.value: kind for kind in OutcomeKind}
 
 
-def command(tx: Transaction, position: int, attempt: int) -> Command:
-    """The command that the decision owes to a branch."""
+TRY_REPLY_LIMIT = 4096
+"""Bytes; a longer reply would not fit into a call's metadata."""
+
+
+def command(tx: Transaction, position: int, attempt: int, bridged: Collection[str] = ()) -> Command:
+    """The command that the decision owes to a branch.
+
+    Args:
+        bridged: participants without the SDK, which remember no Try reply: theirs get it with the command.
+    """
     branch = tx.branches[position]
     ask = branch.ask
     decision = tx.decision
@@ -38,6 +48,7 @@ def command(tx: Transaction, position: int, attempt: int) -> Command:
         tracestate=tx.tracestate,
         attempt=attempt,
         participant=ask.participant,
+        try_reply=branch.reply if ask.participant in bridged and len(branch.reply) <= TRY_REPLY_LIMIT else b"",
     )
 
 

@@ -7,7 +7,7 @@ Different transactions do not wait for each other. Who loses a compare-and-set f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -51,7 +51,11 @@ _LAST_WRITES = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Seams:
-    """What the engine stands on; see DESIGN.md for each."""
+    """What the engine stands on; see DESIGN.md for each.
+
+    Attributes:
+        bridged: participants without the SDK, whose commands carry the Try's reply.
+    """
 
     log: Log
     caller: Caller
@@ -60,6 +64,7 @@ class Seams:
     ids: Ids
     rng: Rng
     tracing: Tracing = field(default_factory=Tracing)
+    bridged: Collection[str] = ()
 
 
 class Worker:
@@ -216,7 +221,7 @@ class Worker:
                 case SendCommand(position, attempt):
                     if tx.branches[position].unanswered:
                         self.silent.add(tx.branches[position].ask.participant)
-                    commands.append(wire_commands.command(tx, position, attempt))
+                    commands.append(wire_commands.command(tx, position, attempt, self._seams.bridged))
                 case SendTry(position, attempt, timeout):
                     task = self._tasks.start(self._try(live, tx, position, attempt, timeout))
                     live.tries.add(task)

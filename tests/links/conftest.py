@@ -1,4 +1,4 @@
-"""Both kinds of links, for the contract suites of Caller and Courier."""
+"""All kinds of links, for the contract suites of Caller and Courier."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.links.participant import Links, links
+from tests.rabbitmq.broker import forget_queues
 
 
 @pytest.fixture(params=["grpc", "local"], name="links")
 async def _links(request: pytest.FixtureRequest) -> AsyncIterator[Links]:
-    async with links(request.param) as made:
+    url = None
+    if request.param == "rabbitmq":
+        url = request.getfixturevalue("rabbitmq_server").url
+        await forget_queues(url, "told", "other")
+    async with links(request.param, url) as made:
         yield made

@@ -19,8 +19,10 @@ from tcc_server.caller.grpc import GrpcCaller
 from tcc_server.caller.local import LocalCaller
 from tcc_server.caller.seam import Caller, TryCall
 from tcc_server.core.model import Ask, Key, Methods
+from tcc_server.core.policy import Policy
 from tcc_server.courier.direct import DirectCourier
 from tcc_server.courier.memory import MemoryCourier
+from tcc_server.courier.rabbitmq import RabbitCourier
 from tcc_server.courier.seam import Courier
 
 Context: TypeAlias = Any
@@ -94,21 +96,25 @@ class Links:
 
 
 @asynccontextmanager
-async def links(kind: str) -> AsyncIterator[Links]:
-    """Links of a kind: `grpc` or `local`."""
+async def links(kind: str, rabbitmq: str | None = None) -> AsyncIterator[Links]:
+    """Links of a kind: `grpc`, `local`, or `rabbitmq` with its URL."""
     services = {"told": Told(), "other": Told()}
     servers = {}
     for name, service in services.items():
-        servers[name] = tcc.ParticipantServer("127.0.0.1:0", fence=tcc.MemoryFence(row_wait=0.2), name=name)
+        servers[name] = tcc.ParticipantServer(
+            "127.0.0.1:0", fence=tcc.MemoryFence(row_wait=0.2), name=name, rabbitmq=rabbitmq
+        )
         add_AccountsServicer_to_server(service, servers[name])
-        if kind == "grpc":
+        if kind != "local":
             await servers[name].start()
     channels = None
     caller: Caller
     courier: Courier
-    if kind == "grpc":
+    if kind != "local":
         channels = Channels({name: f"127.0.0.1:{server.port}" for name, server in servers.items()})
         caller, courier = GrpcCaller(channels), DirectCourier(channels)
+        if rabbitmq is not None:
+            courier = RabbitCourier(rabbitmq, replica="r", participants=servers, answer_wait=Policy().answer_wait)
     else:
         caller = LocalCaller({name: server.runtime for name, server in servers.items()})
         courier = MemoryCourier({name: server.runtime.command for name, server in servers.items()})

@@ -6,12 +6,15 @@ import asyncio
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
 from tcc.v1 import transaction_pb2
 from tests.links.participant import Links, command
+
+pytestmark = pytest.mark.parametrize("links", ["grpc", "local", "rabbitmq"], indirect=True)
 
 DONE = transaction_pb2.OUTCOME_KIND_DONE
 RETRY = transaction_pb2.OUTCOME_KIND_RETRY

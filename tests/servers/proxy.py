@@ -27,6 +27,8 @@ class Proxy:
         self._pattern: bytes | None = None
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self.port = 0
         self.lost = 0
 
@@ -46,6 +48,14 @@ class Proxy:
     def lose_reply_to(self, pattern: bytes) -> None:
         """The next request that holds these bytes reaches the server; its reply is lost, and its connection cut."""
         self._pattern = pattern
+
+    def freeze(self) -> None:
+        """From now on nothing passes, in either direction, on any connection, and nobody is told."""
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        """What waits passes, and all that follows."""
+        self._flowing.set()
 
     def cut(self) -> None:
         """Cut all connections."""
@@ -86,6 +96,7 @@ class Proxy:
             if self._pattern is not None and self._pattern in data:
                 self._pattern = None
                 silent.set()
+            await self._flowing.wait()
             to_server.write(data)
             await to_server.drain()
 
@@ -96,5 +107,6 @@ class Proxy:
             if silent.is_set():
                 self.lost += 1
                 return
+            await self._flowing.wait()
             to_client.write(data)
             await to_client.drain()

@@ -1,0 +1,287 @@
+"""Consumes the commands of participants, lets them be carried out, and publishes their outcomes.
+
+Commands of a list are carried out side by side, each within its time; a list is acknowledged once all of its commands
+are answered, so what dies with this process is delivered to another. An outcome that cannot be handed over is dropped:
+the manager asks again. Nothing here counts deliveries: the manager's log is the timer, the queue only delivers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Final, TypeAlias
+
+import grpc
+from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
+from google.protobuf.message import DecodeError
+
+from tcc import wire
+from tcc.amqp.link import HEARTBEAT, Link, Pauses, Session
+from tcc.amqp.publishing import Sent, publish
+from tcc.amqp.topology import command_queue, declare_on
+from tcc.amqp.tracing import outcome_kind, tags_of
+from tcc.batching import Batcher, BatcherClosed
+from tcc.tracing import TraceParent, Tracing
+from tcc.v1 import transaction_pb2
+from tcc.v1.participant_pb2 import Command, CommandList, Outcome, OutcomeList
+
+_log = logging.getLogger("tcc.amqp")
+
+Handle: TypeAlias = Callable[[Command, float], Awaitable[Outcome]]
+"""Carries one command out within so many seconds; never raises."""
+
+_Branch: TypeAlias = tuple[str, str, str, str, int]
+
+_LIST_ITEMS: Final = 512
+_LIST_BYTES: Final = 1024 * 1024
+_HEAD: Final = 32
+"""So much of what cannot be decoded is shown."""
+_OVERTIME: Final = 1.0
+"""Seconds that a handler gets, beyond its own time, to say itself that it ran out of it."""
+
+
+class CommandConsumer:
+    """Consumes from `start` to `close`, on one connection, and publishes on another.
+
+    Args:
+        url: `amqp://USER:PASSWORD@HOST:PORT/VHOST`.
+        participants: names, whose queues are consumed.
+        handle: carries one command out.
+        handler_timeout: seconds for one command, its wait for a turn included.
+        messages_ahead: lists that the broker may hand over before the first of them is acknowledged.
+        at_once: commands that are carried out side by side.
+        publish_timeout: seconds for handing an outcome over.
+
+    Attributes:
+        messages: lists that arrived.
+        undecodable: messages that were none.
+        published: messages with outcomes that left.
+        unclaimed: outcomes whose manager was gone, or that could not be handed over.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        participants: Sequence[str],
+        handle: Handle,
+        tracing: Tracing | None = None,
+        *,
+        handler_timeout: float = 30.0,
+        messages_ahead: int = 16,
+        at_once: int = 256,
+        publish_timeout: float = 10.0,
+        heartbeat: int = HEARTBEAT,
+        pauses: Pauses | None = None,
+    ) -> None:
+        self._participants = tuple(participants)
+        self._handle = handle
+        self._tracing = tracing or Tracing()
+        self._handler_timeout = handler_timeout
+        self._messages_ahead = messages_ahead
+        self._turns = asyncio.Semaphore(at_once)
+        self._publish_timeout = publish_timeout
+        name = ", ".join(self._participants)
+        link = partial(Link, url, heartbeat=heartbeat, pauses=pauses)
+        self._consuming = link(name=f"{name}: commands", set_up=self._consume)
+        self._publishing = link(name=f"{name}: outcomes", set_up=_nothing)
+        self._consumed: list[tuple[AbstractQueue, str]] = []
+        self._draining = False
+        self._lists: set[asyncio.Task[None]] = set()
+        self._in_hand: dict[_Branch, asyncio.Future[None]] = {}
+        self._outcomes: dict[str, _Outlet] = {}
+        self.messages = 0
+        self.undecodable = 0
+        self.published = 0
+        self.unclaimed = 0
+
+    def start(self) -> None:
+        """Begin to connect; returns at once, whether the broker is there or not."""
+        self._publishing.start()
+        self._consuming.start()
+
+    async def ready(self) -> None:
+        """Waits until commands are consumed."""
+        await self._consuming.up()
+
+    async def drain(self, grace: float) -> None:
+        """Take no more commands, and wait for those in hand.
+
+        Args:
+            grace: seconds that they get.
+        """
+        self._draining = True
+        with suppress(Exception):  # a connection that fails now delivers nothing more either
+            async with asyncio.timeout(max(0.1, grace)):
+                for queue, tag in self._consumed:
+                    await queue.cancel(tag)
+        if self._lists:
+            await asyncio.wait(self._lists, timeout=grace)
+
+    async def close(self) -> None:
+        """Let go of everything. What was not acknowledged is delivered again, here or elsewhere. Idempotent."""
+        self._draining = True
+        lists = list(self._lists)
+        for task in lists:
+            task.cancel()
+        await asyncio.gather(*lists, return_exceptions=True)
+        await asyncio.gather(self._consuming.close(), self._publishing.close())
+
+    async def _consume(self, session: Session) -> None:
+        self._consumed = []
+        if self._draining:
+            return
+        await session.channel.set_qos(prefetch_count=self._messages_ahead)
+        await session.watch_consumers()
+        for participant in self._participants:
+            queue = await declare_on(session.channel, participant)
+            self._consumed.append((queue, await queue.consume(self._take)))
+        self._consuming.works()
+
+    async def _take(self, message: AbstractIncomingMessage) -> None:
+        # In a task of our own: the library stops its tasks with the connection, but a handler that began should end.
+        if self._draining:
+            return
+        self.messages += 1
+        task = asyncio.create_task(self._carry_list(message))
+        self._lists.add(task)
+        task.add_done_callback(self._lists.discard)
+
+    async def _carry_list(self, message: AbstractIncomingMessage) -> None:
+        try:
+            commands = CommandList.FromString(message.body).commands
+        except DecodeError:
+            self.undecodable += 1
+            _log.error(
+                "a message on %s is no list of commands and is dropped: %d bytes, which begin with %s",
+                message.routing_key,
+                len(message.body),
+                message.body[:_HEAD].hex(" "),
+            )
+            await _settle(message.reject(requeue=False))
+            return
+        until = asyncio.get_running_loop().time() + self._handler_timeout
+        await asyncio.gather(*(self._carry(command, message.reply_to or "", until) for command in commands))
+        await _settle(message.ack())
+
+    async def _carry(self, command: Command, reply_to: str, until: float) -> None:
+        branch = (reply_to, command.namespace, command.gid, command.branch, command.phase)
+        in_hand = self._in_hand.get(branch)
+        if in_hand is not None:
+            await asyncio.shield(in_hand)  # its outcome answers this one too
+            return
+        answered = self._in_hand[branch] = asyncio.get_running_loop().create_future()
+        try:
+            outcome = await self._outcome(command, until)
+            if reply_to:
+                await self._hand_over(reply_to, outcome)
+        finally:
+            del self._in_hand[branch]
+            answered.set_result(None)
+
+    async def _outcome(self, command: Command, until: float) -> Outcome:
+        try:
+            async with asyncio.timeout_at(until):
+                await self._turns.acquire()
+        except TimeoutError:
+            outcome = _outcome_of(command, transaction_pb2.OUTCOME_KIND_BUSY, "too much is being worked on here")
+            outcome.retry_after.CopyFrom(wire.seconds(1.0))
+            return outcome
+        try:
+            left = until - asyncio.get_running_loop().time()
+            async with asyncio.timeout_at(until + _OVERTIME):
+                return await self._traced(command, left)
+        except TimeoutError:
+            text = f"not carried out within {self._handler_timeout:g} s"
+            outcome = _outcome_of(command, transaction_pb2.OUTCOME_KIND_RETRY, text)
+            outcome.code = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+            return outcome
+        except Exception as error:  # a bug: the list must be answered and acknowledged all the same
+            _log.exception("a command of %s could not be carried out", command.participant)
+            outcome = _outcome_of(
+                command, transaction_pb2.OUTCOME_KIND_RETRY, f"{type(error).__name__}: {error}"[:1024]
+            )
+            outcome.code = grpc.StatusCode.INTERNAL.value[0]
+            return outcome
+        finally:
+            self._turns.release()
+
+    async def _traced(self, command: Command, left: float) -> Outcome:
+        parent = TraceParent(command.traceparent, command.tracestate)
+        with self._tracing.processed(command_queue(command.participant), parent, tags_of(command)) as span:
+            command.traceparent, command.tracestate = span.trace
+            outcome = await self._handle(command, left)
+            outcome.traceparent = span.trace.parent
+            kind = outcome_kind(outcome)
+            span.say("tcc.outcome", kind)
+            if outcome.kind == transaction_pb2.OUTCOME_KIND_RETRY:
+                span.failed(kind, outcome.message)
+            return outcome
+
+    async def _hand_over(self, reply_to: str, outcome: Outcome) -> None:
+        outlet = self._outcomes.get(reply_to)
+        if outlet is None:
+            outlet = self._outcomes[reply_to] = _Outlet(partial(self._publish, reply_to))
+        outlet.users += 1
+        try:
+            with suppress(BatcherClosed):
+                await outlet.batcher.submit(outcome)
+        finally:
+            outlet.users -= 1
+            if not outlet.users:  # every connection of every manager has a name of its own: they must not pile up
+                del self._outcomes[reply_to]
+
+    async def _publish(self, reply_to: str, outcomes: Sequence[Outcome]) -> list[Exception | None]:
+        body = OutcomeList(outcomes=outcomes).SerializeToString()
+        sent = Sent.NOT_SENT
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._publish_timeout):
+                while sent is Sent.NOT_SENT:
+                    session = await self._publishing.up()
+                    if not await session.unblocked():
+                        continue
+                    exchange = session.channel.default_exchange
+                    self.published += 1
+                    sent = await publish(session, exchange, reply_to, body, timeout=self._publish_timeout)
+        if sent is not Sent.CONFIRMED:
+            self.unclaimed += len(outcomes)
+        else:
+            self._publishing.works()
+        return [None] * len(outcomes)
+
+
+class _Outlet:
+    """Outcomes on their way to one queue, and how many wait for it."""
+
+    def __init__(self, send: Callable[[Sequence[Outcome]], Awaitable[list[Exception | None]]]) -> None:
+        self.users = 0
+        self.batcher: Batcher[Outcome, None] = Batcher(
+            send, max_items=_LIST_ITEMS, max_bytes=_LIST_BYTES, size_of=Outcome.ByteSize
+        )
+
+
+def _outcome_of(command: Command, kind: transaction_pb2.OutcomeKind.ValueType, message: str) -> Outcome:
+    return Outcome(
+        namespace=command.namespace,
+        gid=command.gid,
+        branch=command.branch,
+        phase=command.phase,
+        attempt=command.attempt,
+        kind=kind,
+        code=grpc.StatusCode.UNAVAILABLE.value[0],
+        message=message,
+    )
+
+
+async def _settle(word: Awaitable[None]) -> None:
+    """Acknowledge or reject; where the connection is gone, the broker delivers the message again by itself."""
+    try:
+        await word
+    except Exception as error:
+        _log.debug("a list was not acknowledged: %r", error)
+
+
+async def _nothing(_: Session) -> None:
+    """Publishing outcomes needs no declarations."""

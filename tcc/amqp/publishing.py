@@ -1,0 +1,70 @@
+"""One publish: persistent, mandatory, confirmed, within its time, and its end as a value."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from enum import Enum
+
+import aio_pika
+from aio_pika.abc import AbstractExchange
+from aio_pika.exceptions import ChannelInvalidStateError, DeliveryError, PublishError
+
+from tcc.amqp.link import Session
+
+
+class Sent(Enum):
+    """What became of a publish."""
+
+    CONFIRMED = "the broker has it on disk"
+    UNROUTABLE = "the broker gave it back: there is no such queue"
+    NOT_SENT = "the connection had ended before"
+    UNKNOWN = "it may be in the queue or not; publishing it again is safe"
+
+
+async def publish(
+    session: Session,
+    exchange: AbstractExchange,
+    routing_key: str,
+    body: bytes,
+    *,
+    timeout: float,
+    reply_to: str | None = None,
+    time_to_live: float | None = None,
+) -> Sent:
+    """Publish one message, and wait for the broker's word.
+
+    Args:
+        session: that the exchange belongs to.
+        body: a protobuf message.
+        timeout: seconds to wait.
+        reply_to: the queue for outcomes.
+        time_to_live: seconds after which the broker may drop it.
+    """
+    message = aio_pika.Message(
+        body,
+        content_type="application/x-protobuf",
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        # Two publishes in flight with one id would get each other's results.
+        message_id=uuid.uuid4().hex,
+        reply_to=reply_to,
+        expiration=time_to_live,
+    )
+    try:
+        async with asyncio.timeout(timeout):
+            await exchange.publish(message, routing_key, mandatory=True)
+    except PublishError:
+        return Sent.UNROUTABLE
+    except ChannelInvalidStateError:
+        return Sent.NOT_SENT
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        return Sent.UNKNOWN  # the connection's end rejects what it owes with whatever ended it, cancellations included
+    except (TimeoutError, DeliveryError):
+        return Sent.UNKNOWN
+    except Exception as error:
+        session.end(error)
+        return Sent.UNKNOWN
+    return Sent.CONFIRMED

@@ -1,0 +1,1 @@
+"""`tcc bridge`: consumes commands for services that are built without the SDK, and calls their methods."""
