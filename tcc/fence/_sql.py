@@ -34,7 +34,7 @@ from tcc.fence._seam import (
     Visit,
     rule_for,
 )
-from tcc.fence._sqlite import FENCED, WriterQueue, prepare
+from tcc.fence._sqlite import FENCED, WriterQueue, prepare, uninterrupted
 from tcc.fence._table import FENCE_TABLE as T, ddl
 from tcc.wire import STATUS_BY_NUMBER
 
@@ -200,7 +200,7 @@ class SqlFence:
         try:
             yield connection
         finally:
-            await connection.close()
+            await uninterrupted(connection.close())
 
     async def _transaction(self, connection: AsyncConnection, visit: Visit, body: Body) -> Verdict:
         now = int(self._clock() * 1000)

@@ -3,13 +3,19 @@
 The driver's own transaction handling is switched off: with it, a released savepoint survives the rollback around it.
 Transactions of the fence begin IMMEDIATE, since one that begins by reading cannot wait for its turn to write. Writers
 of this process queue up in asyncio, in order, instead of polling the file.
+
+A cancelled visit (a caller that is gone, a handler's time that is over) must not leave a connection that holds the
+write lock. So a statement under way is awaited to its end, and closing a connection is never interrupted.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -45,6 +51,7 @@ def prepare(engine: Engine, row_wait: float) -> None:
             cursor.execute("PRAGMA foreign_keys = ON")
         finally:
             cursor.close()
+        _let_statements_end(connection.driver_connection)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -79,3 +86,44 @@ class WriterQueue:
             yield
         finally:
             self._writer.release()
+
+
+async def uninterrupted(work: Coroutine[Any, Any, None]) -> None:
+    """Does the work to its end; a cancellation that comes meanwhile is raised afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    task.result()
+
+
+def _let_statements_end(driver: Any) -> None:
+    """Makes a connection of aiosqlite wait, when it is cancelled, for the statement that its thread is at.
+
+    Otherwise the connection is closed beside a statement that nobody fetches from, and SQLite keeps a transaction open,
+    with the write lock, until the garbage collector finds that statement.
+    """
+
+    async def execute(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        if not driver._running or driver._connection is None:
+            raise ValueError("Connection closed")  # as aiosqlite words it: SQLAlchemy reads this
+        ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        driver._tx.put_nowait((ended, partial(function, *args, **options)))
+        cancelled: asyncio.CancelledError | None = None
+        while not ended.done():
+            try:
+                await asyncio.wait((ended,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is None:
+            return ended.result()
+        if ended.exception() is None and isinstance(cursor := ended.result(), sqlite3.Cursor):
+            driver._tx.put_nowait((None, cursor.close))  # cursors belong to the driver's thread
+        raise cancelled
+
+    driver._execute = execute

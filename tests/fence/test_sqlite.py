@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tcc.fence import FenceBusy, Record, Rule, SqlFence
@@ -48,3 +51,26 @@ async def test_waiting_for_a_writer_of_this_process_ends_in_busy(impatient: SqlF
         await impatient.visit(TRY, Business())
     leave.set()
     assert (await visiting).rule is Rule.RUN
+
+
+async def test_a_visit_that_is_cancelled_at_any_moment_lets_go_of_the_database_at_once(sqlite_url: str) -> None:
+    fence = SqlFence(sqlite_url, row_wait=1.0)
+    await fence.create_tables()
+
+    async def reads(_: Record | None) -> bytes:
+        await fence.session.execute(text("SELECT 1"))
+        return b""
+
+    gc.disable()  # so that nothing is let go of only because it happens to be collected
+    try:
+        for turns in range(0, 300, 3):
+            visiting = asyncio.create_task(fence.visit(replace(TRY, gid=f"cancelled-{turns}"), reads))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            visiting.cancel()
+            # Not BUSY: nobody is there to hold the database but the one that was cancelled.
+            assert (await fence.visit(replace(TRY, gid=f"next-{turns}"), reads)).rule is Rule.RUN
+            await asyncio.gather(visiting, return_exceptions=True)
+    finally:
+        gc.enable()
+        await fence.close()
