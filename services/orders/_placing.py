@@ -13,8 +13,8 @@ twice, and no order is lost. A customer who was told UNAVAILABLE may be charged 
 decision says otherwise.
 
 *The decision comes by two ways,* as Confirm or Cancel of the order's own branch, and as the answer of Execute. They
-can't differ, so whichever is first writes the state. The branch's way needs no one who waits; the answer's way knows
-why, and also comes where the order's own Try was never sent and therefore gets no Cancel.
+can't differ, so whichever is first writes the state. The branch's way needs no one who waits for it. The answer's way
+knows why, and also comes where the branch has nothing to cancel: a Cancel that overtakes its Try reaches no handler.
 
 What an answer means:
 
