@@ -26,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-floor lint format pytest protos protos-check freeze-protos bench clean check-python
+.PHONY: help venv demo test test-floor servers lint format pytest protos protos-check freeze-protos bench clean check-python
 
 help: ## Show this list
 	@echo "The TCC toolkit. Targets:"
@@ -45,7 +45,10 @@ lint: $(READY) ## Check style, format and types
 format: $(READY) ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-pytest: $(READY) ## Run the tests alone
+servers: | check-python ## Install RabbitMQ, Redis and PostgreSQL for the tests, where they are missing
+	@$(PYTHON) tools/servers.py
+
+pytest: $(READY) servers ## Run the tests alone
 	@$(BIN)/pytest -n $(JOBS) $(PYTEST_ARGS)
 
 # What is left out looks at the pinned versions, or at what mypy says in its newest version.
