@@ -24,7 +24,7 @@ from tcc_server.api.service import ManagerService
 from tcc_server.caller.channels import Channels
 from tcc_server.caller.grpc import GrpcCaller
 from tcc_server.clock import RandomIds, SystemClock, SystemRng
-from tcc_server.config import Config
+from tcc_server.config import Config, hide_secrets
 from tcc_server.core.policy import Policy
 from tcc_server.courier.direct import DirectCourier
 from tcc_server.courier.rabbitmq import RabbitCourier
@@ -32,6 +32,8 @@ from tcc_server.courier.seam import Courier
 from tcc_server.engine.engine import Bounds, Engine
 from tcc_server.engine.worker import Seams
 from tcc_server.log.memory import MemoryLog
+from tcc_server.log.postgres import PostgresLog
+from tcc_server.log.postgres_database import is_postgres
 from tcc_server.log.seam import Log, LogUnavailable
 from tcc_server.log.sqlite import SqliteLog
 
@@ -87,8 +89,8 @@ class ManagerApp:
             self._exporter = Exporter(config.tracing.service, config.tracing.otlp, sample=config.tracing.sample)
             self._tracing = Tracing(self._exporter.provider)
         replica = RandomIds().replica_id()
-        self._row_log = _log_of(config, replica)
         try:
+            self._row_log = _log_of(config, replica)
             await self._row_log.open()
         except LogUnavailable as error:
             self._row_log = None
@@ -99,7 +101,13 @@ class ManagerApp:
         except BaseException:
             await self.stop()
             raise
-        _log.info("serving", listen=self.listen, log=config.log, participants=dict(self._endpoints), replica=replica)
+        _log.info(
+            "serving",
+            listen=self.listen,
+            log=hide_secrets(config.log),
+            participants=dict(self._endpoints),
+            replica=replica,
+        )
 
     @property
     def listen(self) -> str:
@@ -216,6 +224,8 @@ def _courier_of(config: Config, channels: Channels, policy: Policy, replica: str
 def _log_of(config: Config, replica: str) -> Log:
     if config.log == "memory:":
         return MemoryLog(replica=replica)
+    if is_postgres(config.log):
+        return PostgresLog(config.log, replica=replica, lease_ttl=config.lease)
     return SqliteLog(config.log, replica=replica)
 
 

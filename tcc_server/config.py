@@ -66,13 +66,20 @@ def check_endpoint(value: str) -> str:
 
 def check_log(value: str) -> str:
     """A log's url, checked. Raises ValueError with what to do."""
-    if value == "memory:" or re.fullmatch(r"sqlite:///[^?#]+", value):
+    if value == "memory:" or re.fullmatch(r"sqlite:///[^?#]+|postgresql(\+asyncpg)?://[^/\s]*/[^/\s]+", value):
         return value
+    if value.startswith("postgresql"):
+        raise ValueError(
+            "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE, such as 'postgresql://tcc@db:5432/tcc'"
+        )
     if value.startswith("sqlite:"):
         raise ValueError(
             "must be sqlite:///FILE (three slashes and a file; four for an absolute path), such as 'sqlite:///tcc.db'"
         )
-    raise ValueError("must be 'sqlite:///FILE' to keep the log in a file, or 'memory:' to lose it at exit")
+    raise ValueError(
+        "must be 'sqlite:///FILE' to keep the log in a file, 'postgresql://...' to share it with other managers, "
+        "or 'memory:' to lose it at exit"
+    )
 
 
 class Participant(Table):
@@ -213,7 +220,16 @@ class Config(Table):
     )
     log: Annotated[str, AfterValidator(check_log)] = Field(
         default="sqlite:///tcc.db",
-        description="The durable record: sqlite:///FILE, or memory: for tests, which loses everything at exit.",
+        description=(
+            "The durable record: sqlite:///FILE for one manager, postgresql://USER:PASSWORD@HOST:PORT/DATABASE for any "
+            "number of them, or memory: for tests, which loses everything at exit."
+        ),
+    )
+    lease: float = _seconds(
+        15,
+        "A manager that shares its log counts as dead, and others take over its work, after so long a silence.",
+        gt=None,
+        ge=1,
     )
     participants: _Participants = Field(
         default_factory=lambda: _read_only({}),

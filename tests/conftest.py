@@ -51,6 +51,15 @@ def postgres_server(servers_folder: Path) -> Iterator[Postgres | RunningPostgres
     server.kill()
 
 
+@pytest.fixture
+def own_postgres(servers_folder: Path, request: pytest.FixtureRequest) -> Iterator[Postgres]:
+    """A PostgreSQL for one test alone, to be stopped and killed."""
+    server = Postgres(servers_folder / "".join(letter for letter in request.node.name if letter.isalnum()))
+    server.start()
+    yield server
+    server.kill()
+
+
 @pytest.fixture(scope="session")
 def rabbitmq_server(servers_folder: Path) -> Iterator[RabbitMQ | Running]:
     """A RabbitMQ: its `url`."""

@@ -93,6 +93,10 @@ class FaultyLog:
         """As the log within."""
         await self._within.close()
 
+    async def lapsed(self) -> None:
+        """As the log within."""
+        await self._within.lapsed()
+
     async def load(self, keys: Collection[Key]) -> dict[Key, Row]:
         """As the log within."""
         return await self._within.load(keys)

@@ -17,14 +17,16 @@ from tcc_server.log.seam import READER, Filter, LogConflict, LogRejected, LogUna
 
 @dataclass(slots=True)
 class MemoryStore:
-    """What outlives a MemoryLog: the rows, and the replicas whose lease is alive."""
+    """What outlives a MemoryLog: the rows, and the replicas whose lease is alive, each with what lapses with it."""
 
     rows: dict[Key, Row] = field(default_factory=dict)
-    live: set[str] = field(default_factory=set)
+    live: dict[str, asyncio.Event] = field(default_factory=dict)
 
     def expire(self, replica: str) -> None:
         """Let a replica's lease lapse, as if its process had died: its rows can be adopted from now on."""
-        self.live.discard(replica)
+        lapsed = self.live.pop(replica, None)
+        if lapsed is not None:
+            lapsed.set()
 
 
 class MemoryLog:
@@ -40,18 +42,23 @@ class MemoryLog:
         self._replica = replica
         self._is_open = False
         self._writing = 0
+        self._lapsed = asyncio.Event()
 
     async def open(self) -> None:
         """Take a lease in the store."""
-        self.store.live.add(self._replica)
+        self.store.live[self._replica] = self._lapsed
         self._is_open = True
+
+    async def lapsed(self) -> None:
+        """Returns once somebody let the lease lapse."""
+        await self._lapsed.wait()
 
     async def close(self) -> None:
         """Finish what was appended, then give the lease back."""
         self._is_open = False
         while self._writing:  # noqa: ASYNC110  each takes one turn of the loop
             await asyncio.sleep(0)
-        self.store.expire(self._replica)
+        self.store.live.pop(self._replica, None)
 
     async def append(self, row: Row) -> None:
         """Write one row."""
@@ -62,6 +69,8 @@ class MemoryLog:
         self._writing += 1
         try:
             await asyncio.sleep(0)  # others run between an append's call and its effect, as they do on a disk
+            if self._lapsed.is_set():
+                raise LogUnknown("this replica's lease has lapsed")
             self._write(row)
         finally:
             self._writing -= 1
@@ -74,12 +83,13 @@ class MemoryLog:
         if found != row.version - 1:
             raise LogConflict(row.key, found)
         body = row.body if row.body is not None or stored is None else stored.body
-        self.store.rows[row.key] = replace(row, body=body, owner=self._replica)
+        self.store.rows[row.key] = replace(row, body=body, owner=self._replica, elsewhere=False)
 
     async def load(self, keys: Collection[Key]) -> dict[Key, Row]:
         """The rows of those keys that exist."""
         await self._reading()
-        return {key: self.store.rows[key] for key in keys if key in self.store.rows}
+        found = (self.store.rows[key] for key in keys if key in self.store.rows)
+        return {row.key: replace(row, elsewhere=self._is_elsewhere(row)) for row in found}
 
     async def list(self, wanted: Filter, page_size: int, token: str | None = None) -> Page:
         """A page of rows by filter."""
@@ -110,6 +120,9 @@ class MemoryLog:
         ]
         self.store.rows.update((row.key, row) for row in adopted)
         return adopted
+
+    def _is_elsewhere(self, row: Row) -> bool:
+        return row.owner != self._replica and row.owner in self.store.live
 
     async def _reading(self) -> None:
         await asyncio.sleep(0)

@@ -1,7 +1,8 @@
-"""The log's one table. The migrations make it; a test holds that they make exactly this.
+"""The log's tables: the transactions, and the leases of the replicas that work on them.
 
-Whoever changes it adds a revision to `migrations/versions`. The columns are those of `seam.Row`. Text compares by bytes
-(SQLite's default), so that ids that differ in case or are prefixes of each other never touch.
+The migrations make them; a test holds that they make exactly this, so whoever changes something here adds a revision to
+`migrations/versions`. The columns of a transaction are those of `seam.Row`. Ids compare by bytes (SQLite's default, and
+collation C on PostgreSQL, whose other collations change with the operating system under an index's feet).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    DateTime,
     Double,
     Index,
     Integer,
@@ -26,15 +28,20 @@ VERSION_TABLE = "tcc_log_version"
 
 metadata = MetaData()
 
+
+def _id(length: int = 64) -> String:
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
 transactions = Table(
     "tcc_transaction",
     metadata,
-    Column("namespace", String(64), nullable=False),
-    Column("gid", String(64), nullable=False),
+    Column("namespace", _id(), nullable=False),
+    Column("gid", _id(), nullable=False),
     Column("version", Integer, nullable=False),
-    Column("state", String(16), nullable=False),
+    Column("state", _id(16), nullable=False),
     Column("name", String, nullable=False),
-    Column("owner", String(64), nullable=False),
+    Column("owner", _id(), nullable=False),
     Column("wake_at", Double),
     Column("begun_at", Double, nullable=False),
     Column("decided_at", Double),
@@ -49,10 +56,30 @@ transactions = Table(
     CheckConstraint("length(body) + length(progress) <= 8388608", name="ck_tcc_transaction_payload"),
 )
 
-_columns = transactions.c
+replicas = Table(
+    "tcc_replica",
+    metadata,
+    Column("id", _id(), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("format", Integer, nullable=False),
+    PrimaryKeyConstraint("id", name="pk_tcc_replica"),
+)
+"""One row a replica that shares the log: until when it lives, by the database's clock, and the format that it reads.
 
-Index("ix_tcc_transaction_due", _columns.wake_at, sqlite_where=_columns.wake_at.is_not(None))
-"""What recovery scans: it holds unfinished rows alone, so its size is that of the work at hand."""
+A replica without a row is dead. The embedded log has a file lock instead, and no rows here.
+"""
+
+_columns = transactions.c
+_unfinished = _columns.wake_at.is_not(None)
+
+Index(
+    "ix_tcc_transaction_owner",
+    _columns.owner,
+    _columns.wake_at,
+    sqlite_where=_unfinished,
+    postgresql_where=_unfinished,
+)
+"""What adoption scans: it holds unfinished rows alone, so its size is that of the work at hand."""
 
 Index("ix_tcc_transaction_begun", _columns.namespace, _columns.begun_at, _columns.gid)
 Index("ix_tcc_transaction_state", _columns.namespace, _columns.state, _columns.begun_at, _columns.gid)
@@ -62,4 +89,5 @@ Index(
     _columns.begun_at,
     _columns.gid,
     sqlite_where=_columns.attention.is_(true()),
+    postgresql_where=_columns.attention.is_(true()),
 )

@@ -27,6 +27,7 @@ class Row:
         write_id: 16 random bytes of this append, by which a read recognises it.
         body: None in an append keeps the stored body. Never None in a row that was read.
         owner: set by the log; ignored in an append.
+        elsewhere: set by `load`: another replica owns the row, and is alive.
     """
 
     key: Key
@@ -43,6 +44,7 @@ class Row:
     progress: bytes
     min_reader: int = READER
     owner: str = ""
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class LogUnavailable(LogError):
 
 
 class Log(Protocol):
-    """The seam. Implementations: `tcc_server.log.memory`, `tcc_server.log.sqlite`.
+    """The seam. Implementations: `tcc_server.log.memory`, `tcc_server.log.sqlite`, `tcc_server.log.postgres`.
 
     `load` and `list` give rows of newer formats too: look at `min_reader` before reading body and progress.
     """
@@ -102,6 +104,12 @@ class Log(Protocol):
 
     async def close(self) -> None:
         """Finish what was appended, then let go of everything. Idempotent."""
+
+    async def lapsed(self) -> None:
+        """Returns once this replica counts as dead: its appends are all unknown from now on, and others take over.
+
+        That is final: drop everything, and open a new log under a new id. Never returns where nobody else could write.
+        """
 
     async def append(self, row: Row) -> None:
         """Write one row; returns once it is durable.

@@ -87,6 +87,10 @@ class SqliteLog:
             self._closing = asyncio.create_task(self._close(), name="log-close")
         await asyncio.shield(self._closing)
 
+    async def lapsed(self) -> None:
+        """Never returns: the file's lock is this process's until it ends."""
+        await asyncio.Event().wait()
+
     async def append(self, row: Row) -> None:
         """Write one row with the next group."""
         if (problem := problem_with(row)) is not None:

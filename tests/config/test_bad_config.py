@@ -55,7 +55,11 @@ IN_THE_FILE = {
         '[participants.bank]\nendpoint = "h:1"\nendpint = "h:2"',
         "participants.bank.endpint: no such key; did you mean participants.NAME.endpoint?",
     ),
-    "log that isn't known": ('log = "mysql://h/d"', "must be 'sqlite:///FILE' to keep the log in a file, or 'memory:'"),
+    "log that isn't known": ('log = "mysql://h/d"', "must be 'sqlite:///FILE' to keep the log in a file"),
+    "log without a database": (
+        'log = "postgresql://user@host"',
+        "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+    ),
     "log with two slashes": ('log = "sqlite://tcc.db"', "three slashes and a file"),
     "limits that contradict": (
         "[limits]\nmax_timeout = 5",

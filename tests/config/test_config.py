@@ -96,7 +96,7 @@ def test_secrets_are_hidden_wherever_it_prints() -> None:
     config = Config.model_construct(log="postgresql://me:geheim@h/d")
     assert "geheim" not in str(config) + repr(config)
     with pytest.raises(ConfigError) as caught:
-        load(overrides={"log": "postgresql://me:geheim@h/d"})
+        load(overrides={"log": "mysql://me:geheim@h/d"})
     assert "geheim" not in str(caught.value)
 
 

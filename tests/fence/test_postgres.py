@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select, text, update
@@ -14,7 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from tcc.fence import Body, FenceBusy, FenceUnavailable, Record, Rule, SqlFence
 from tests.fence.visits import CONFIRM, TRY, Business, run
-from tests.servers.postgres import Postgres
+from tests.servers.postgres import Postgres, through
 from tests.servers.proxy import Proxy
 
 METADATA = MetaData()
@@ -35,20 +34,6 @@ async def sql(postgres_url: str) -> AsyncIterator[SqlFence]:
     fence = SqlFence(postgres_url)
     yield await prepare(fence)
     await fence.close()
-
-
-@pytest.fixture
-def own_postgres(servers_folder: Path, request: pytest.FixtureRequest) -> Iterator[Postgres]:
-    """A PostgreSQL for one test alone, to be stopped and killed."""
-    server = Postgres(servers_folder / request.node.name)
-    server.start()
-    yield server
-    server.kill()
-
-
-def through(port: int, url: str) -> str:
-    """The URL with another port."""
-    return make_url(url).set(port=port).render_as_string(hide_password=False)
 
 
 async def effects(fence: SqlFence) -> int:
@@ -177,7 +162,7 @@ async def test_a_commit_whose_reply_is_lost_is_not_told_as_done_and_a_repeat_fin
     sql: SqlFence, postgres_url: str
 ) -> None:
     async with Proxy(make_url(postgres_url).port or 0) as proxy:
-        fence = SqlFence(through(proxy.port, postgres_url))
+        fence = SqlFence(through(proxy, postgres_url))
         proxy.lose_reply_to(b"COMMIT;")
         with pytest.raises(FenceUnavailable, match="unknown"):
             await fence.visit(TRY, effect(fence))
@@ -189,7 +174,7 @@ async def test_a_commit_whose_reply_is_lost_is_not_told_as_done_and_a_repeat_fin
 
 async def test_a_connection_that_breaks_under_the_handler_leaves_nothing(sql: SqlFence, postgres_url: str) -> None:
     async with Proxy(make_url(postgres_url).port or 0) as proxy:
-        fence = SqlFence(through(proxy.port, postgres_url))
+        fence = SqlFence(through(proxy, postgres_url))
 
         async def body(_: Record | None) -> bytes:
             await fence.session.execute(insert(EFFECTS).values(name="effect"))

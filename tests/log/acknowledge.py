@@ -1,17 +1,26 @@
-"""A process that appends rows to a SQLite log for ever and reports each one that was acknowledged on its own line."""
+"""A process that appends rows to a log for ever and reports each one that was acknowledged on its own line."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 
+from tcc_server.log.postgres import PostgresLog
+from tcc_server.log.postgres_database import is_postgres
+from tcc_server.log.seam import Log
 from tcc_server.log.sqlite import SqliteLog
 from tests.log.rows import finished, new_row
 
 
-async def run(path: str) -> None:
-    log = SqliteLog(path, replica="killed")
+async def run(database: str) -> None:
+    log: Log
+    if is_postgres(database):
+        log = PostgresLog(database, replica="killed", lease_ttl=1.0)
+    else:
+        log = SqliteLog(database, replica="killed")
     await log.open()
+    await log.append(new_row("left-open"))
+    print("left-open", 1, flush=True)
 
     async def keep_appending(worker: int) -> None:
         number = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tcc_server.log.memory import MemoryLog, MemoryStore
+from tcc_server.log.postgres import PostgresLog
 from tcc_server.log.seam import Log
 from tcc_server.log.sqlite import SqliteLog
 
@@ -53,9 +54,25 @@ class OnSqlite(Place):
         return SqliteLog(self.path, replica=replica)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+class OnPostgres(Place):
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+
+    def make(self, replica: str) -> Log:
+        return PostgresLog(self.url, replica=replica, auto_migrate=True)
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
-    place: Place = InMemory() if request.param == "memory" else OnSqlite(tmp_path / "tcc.db")
+    place: Place
+    match request.param:
+        case "memory":
+            place = InMemory()
+        case "sqlite":
+            place = OnSqlite(tmp_path / "tcc.db")
+        case _:
+            place = OnPostgres(request.getfixturevalue("postgres_server").database())
     yield place
     await place.stop()
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, text
 
 from tcc_server.log import migrate as migrations
 from tcc_server.log.migrate import current_revision, head_revision, migrate
+from tcc_server.log.postgres import PostgresLog
+from tcc_server.log.postgres_database import PostgresDatabase
 from tcc_server.log.schema import VERSION_TABLE, metadata
 from tcc_server.log.seam import LogUnavailable
 from tcc_server.log.sqlite import SqliteLog
 from tcc_server.log.sqlite_file import SqliteFile
 from tests.log.rows import new_row
+from tests.servers.postgres import Postgres
+from tests.servers.running import RunningPostgres
 
 
 def execute(path: Path, *statements: str) -> None:
@@ -62,7 +68,7 @@ async def test_a_newer_database_is_refused_untouched_and_says_to_upgrade(tmp_pat
     migrate(path)
     execute(path, "UPDATE tcc_log_version SET version_num = '9999'")
     log = SqliteLog(path, replica="first")
-    with pytest.raises(LogUnavailable, match=r"newer version \(revision 9999\).*knows up to 0001: upgrade"):
+    with pytest.raises(LogUnavailable, match=r"newer version \(revision 9999\).*knows up to 0002: upgrade"):
         await log.open()
     with pytest.raises(LogUnavailable, match="newer version"):
         migrate(path)
@@ -95,8 +101,8 @@ NEXT_REVISION = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 def upgrade():
     op.add_column("tcc_transaction", sa.Column("extra", sa.String))
@@ -106,12 +112,12 @@ def upgrade():
 
 @pytest.fixture
 def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of a revision 0002 that this version is made to know; the database at tcc.db is at 0001."""
+    """The file of a revision 0003 that this version is made to know; the database at tcc.db is at 0002."""
     migrate(tmp_path / "tcc.db")
     scripts = tmp_path / "scripts"
     shutil.copytree(migrations.SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(migrations, "SCRIPTS", scripts)
-    script = scripts / "versions" / "r0002_next.py"
+    script = scripts / "versions" / "r0003_next.py"
     script.write_text(NEXT_REVISION.format(then="pass"))
     return script
 
@@ -119,13 +125,13 @@ def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_an_older_database_is_left_to_tcc_migrate_unless_asked(tmp_path: Path, next_revision: Path) -> None:
     path = tmp_path / "tcc.db"
     careful = SqliteLog(path, replica="first", auto_migrate=False)
-    with pytest.raises(LogUnavailable, match=r"older version \(revision 0001\).*needs 0002: run `tcc migrate`"):
+    with pytest.raises(LogUnavailable, match=r"older version \(revision 0002\).*needs 0003: run `tcc migrate`"):
         await careful.open()
-    assert current_revision(path) == "0001"
+    assert current_revision(path) == "0002"
     embedded = SqliteLog(path, replica="first")
     await embedded.open()
     await embedded.close()
-    assert current_revision(path) == "0002"
+    assert current_revision(path) == "0003"
 
 
 def test_a_migration_that_fails_half_way_leaves_the_old_schema(tmp_path: Path, next_revision: Path) -> None:
@@ -134,7 +140,7 @@ def test_a_migration_that_fails_half_way_leaves_the_old_schema(tmp_path: Path, n
     next_revision.write_text(NEXT_REVISION.format(then='op.execute("SELECT nonsense")'))
     with pytest.raises(LogUnavailable, match="nonsense"):
         migrate(path)
-    assert current_revision(path) == "0001"
+    assert current_revision(path) == "0002"
     assert ddl_of(path) == before
 
 
@@ -147,7 +153,7 @@ async def test_migrate_refuses_while_a_manager_runs_but_the_revision_can_be_read
     await log.close()
 
 
-@pytest.mark.parametrize("database", ["postgresql://user:secret@host/db", "sqlite://", "sqlite:///:memory:", "x://["])
+@pytest.mark.parametrize("database", ["mysql://user:secret@host/db", "sqlite://", "sqlite:///:memory:", "x://["])
 def test_a_url_of_anything_but_a_sqlite_file_is_refused_without_showing_its_password(database: str) -> None:
     with pytest.raises(LogUnavailable, match="sqlite:///tcc") as refused:
         migrate(database)
@@ -158,3 +164,79 @@ def test_the_revision_of_a_missing_database_is_an_error_and_makes_none(tmp_path:
     with pytest.raises(LogUnavailable, match="No such file"):
         current_revision(tmp_path / "tcc.db")
     assert list(tmp_path.iterdir()) == []
+
+
+# PostgreSQL
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Postgres | RunningPostgres) -> str:
+    return postgres_server.database()
+
+
+def test_migrations_of_several_replicas_at_once_make_one_schema(postgres_url: str) -> None:
+    with ThreadPoolExecutor(4) as replicas:
+        revisions = list(replicas.map(migrate, [postgres_url] * 4))
+    assert revisions == [head_revision()] * 4
+    assert current_revision(postgres_url) == head_revision()
+    assert migrate(postgres_url.replace("+asyncpg", "")) == head_revision()
+
+
+async def test_the_migrations_make_exactly_the_schema_that_the_code_uses_on_postgresql(postgres_url: str) -> None:
+    await migrations.migrate_postgres(postgres_url)
+
+    def differences(connection: Connection) -> object:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        return compare_metadata(context, metadata)
+
+    database = PostgresDatabase(postgres_url)
+    made = await database.transaction(_indexes)
+    assert await database.transaction(differences) == []
+
+    def make_directly(connection: Connection) -> None:
+        metadata.drop_all(connection)
+        metadata.create_all(connection)
+
+    await database.transaction(make_directly)
+    assert await database.transaction(_indexes) == made
+    await database.close()
+
+
+def _indexes(connection: Connection) -> list[tuple[str, str]]:
+    query = text("SELECT tablename, indexdef FROM pg_indexes WHERE tablename <> :version ORDER BY indexname")
+    columns = text(
+        "SELECT table_name || '.' || column_name, concat(data_type, collation_name, is_nullable) "
+        "FROM information_schema.columns WHERE table_name IN ('tcc_transaction', 'tcc_replica') ORDER BY 1"
+    )
+    return [
+        *((name, ddl) for name, ddl in connection.execute(query, {"version": VERSION_TABLE})),
+        *((name, kind) for name, kind in connection.execute(columns)),
+    ]
+
+
+async def test_a_postgresql_database_is_left_to_tcc_migrate(postgres_url: str) -> None:
+    log = PostgresLog(postgres_url, replica="first")
+    with pytest.raises(LogUnavailable, match=r"is empty.*run `tcc migrate`"):
+        await log.open()
+    await migrations.migrate_postgres(postgres_url)
+    log = PostgresLog(postgres_url, replica="first")
+    await log.open()
+    await migrations.migrate_postgres(postgres_url)  # also while a manager runs
+    await log.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("CREATE TABLE account (id TEXT)", "is not the database of a TCC manager, it holds account"),
+        ("CREATE TABLE tcc_log_version AS SELECT '9999' AS version_num", r"newer version \(revision 9999\)"),
+    ],
+)
+async def test_a_postgresql_database_of_something_else_or_newer_is_refused(
+    postgres_url: str, statement: str, reason: str
+) -> None:
+    database = PostgresDatabase(postgres_url)
+    await database.transaction(lambda connection: connection.execute(text(statement)))
+    await database.close()
+    with pytest.raises(LogUnavailable, match=reason):
+        await migrations.migrate_postgres(postgres_url)

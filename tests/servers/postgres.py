@@ -7,7 +7,10 @@ import subprocess
 from itertools import count
 from pathlib import Path
 
+from sqlalchemy.engine import make_url
+
 from tests.servers.process import Process, answers, free_port, give_to, program, user_prefix
+from tests.servers.proxy import Proxy
 
 _BIN = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 _USER = "postgres"
@@ -76,6 +79,11 @@ class Postgres:
     def _run(self, name: str, *arguments: str) -> str:
         command = [*user_prefix(_USER), _program(name), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True, cwd="/").stdout
+
+
+def through(proxy: Proxy, url: str) -> str:
+    """The URL of a database, by way of a proxy in front of its server."""
+    return make_url(url).set(port=proxy.port).render_as_string(hide_password=False)
 
 
 def _program(name: str) -> str:

@@ -1,0 +1,179 @@
+"""The SQL of the log on PostgreSQL: one statement a list, each its own transaction.
+
+A list travels as one array a column. So a group of appends is one round trip and one commit, however many rows it has;
+what it returns are the rows that it changed. Rows are written in the order of their keys, so that two replicas that
+meet on several rows do not wait for each other in a circle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import RowMapping
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tcc_server.core.model import Key, State
+from tcc_server.log.seam import READER, LogConflict, Row
+
+_TYPES = {
+    "namespace": "varchar",
+    "gid": "varchar",
+    "version": "int4",
+    "state": "varchar",
+    "name": "varchar",
+    "wake_at": "float8",
+    "begun_at": "float8",
+    "decided_at": "float8",
+    "finished_at": "float8",
+    "attention": "bool",
+    "min_reader": "int4",
+    "write_id": "bytea",
+    "progress": "bytea",
+    "body": "bytea",
+}
+_NAMES = ", ".join(_TYPES)
+_ARRAYS = ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(_TYPES.values(), 2))
+_SET = ", ".join(f"{name} = n.{name}" for name in _TYPES if name not in {"namespace", "gid", "body"})
+_COLUMNS = ", ".join(f"t.{name}" for name in (*_TYPES, "owner"))
+_LIVES = "EXISTS (SELECT 1 FROM tcc_replica r WHERE r.id = {owner} AND r.expires_at > now())"
+
+_WRITE = f"""
+WITH n AS MATERIALIZED (SELECT * FROM unnest({_ARRAYS}) AS n({_NAMES})),
+inserted AS (
+  INSERT INTO tcc_transaction ({_NAMES}, owner) SELECT {_NAMES}, $1::varchar FROM n WHERE version = 1
+  ON CONFLICT DO NOTHING RETURNING namespace, gid
+),
+updated AS (
+  UPDATE tcc_transaction t SET {_SET}, body = coalesce(n.body, t.body), owner = $1::varchar FROM n
+  WHERE n.version > 1 AND t.namespace = n.namespace AND t.gid = n.gid AND t.version = n.version - 1
+  RETURNING t.namespace, t.gid
+)
+SELECT namespace, gid FROM inserted UNION ALL SELECT namespace, gid FROM updated
+"""  # noqa: S608  our own names
+
+_VERSIONS = """
+SELECT t.namespace, t.gid, t.version, t.write_id
+FROM unnest($1::varchar[], $2::varchar[]) AS k(namespace, gid)
+JOIN tcc_transaction t ON t.namespace = k.namespace AND t.gid = k.gid
+"""
+
+_LOAD = f"""
+SELECT {_COLUMNS}, t.owner <> $1::varchar AND {_LIVES.format(owner="t.owner")} AS elsewhere
+FROM unnest($2::varchar[], $3::varchar[]) AS k(namespace, gid)
+JOIN tcc_transaction t ON t.namespace = k.namespace AND t.gid = k.gid
+"""  # noqa: S608  our own names
+
+_NEXT_OWNER = """
+SELECT owner FROM tcc_transaction WHERE wake_at IS NOT NULL {after} ORDER BY owner LIMIT 1
+"""
+
+_ADOPT = f"""
+WITH RECURSIVE owners(owner) AS (
+  ({_NEXT_OWNER.format(after="")})
+  UNION ALL
+  SELECT ({_NEXT_OWNER.format(after="AND owner > owners.owner")}) FROM owners WHERE owners.owner IS NOT NULL
+),
+dead AS MATERIALIZED (
+  SELECT owner FROM owners
+  WHERE owner IS NOT NULL AND owner <> $1::varchar AND NOT {_LIVES.format(owner="owners.owner")}
+),
+orphans AS MATERIALIZED (
+  SELECT o.namespace, o.gid FROM dead JOIN tcc_transaction o ON o.owner = dead.owner
+  WHERE o.wake_at IS NOT NULL AND o.min_reader <= {READER}
+  ORDER BY o.wake_at, o.namespace, o.gid LIMIT $3::int4 FOR UPDATE OF o SKIP LOCKED
+)
+UPDATE tcc_transaction t SET version = t.version + 1, owner = $1::varchar, write_id = $2::bytea
+FROM orphans WHERE t.namespace = orphans.namespace AND t.gid = orphans.gid
+RETURNING {_COLUMNS}
+"""  # noqa: S608  our own names
+
+_ADOPTED = f"""
+SELECT {_COLUMNS} FROM tcc_transaction t
+WHERE t.owner = $1::varchar AND t.wake_at IS NOT NULL AND t.write_id = ANY($2::bytea[])
+"""  # noqa: S608  our own names
+
+
+async def write(connection: AsyncConnection, rows: Sequence[Row], owner: str) -> Sequence[LogConflict | None]:
+    """Write rows of different keys by compare-and-set; a verdict for each, None for success."""
+    ordered = sorted(rows, key=lambda row: row.key)
+    columns = zip(*(_values(row) for row in ordered), strict=True)
+    changed = await _run(connection, _WRITE, owner, *map(list, columns))
+    written = {Key(found["namespace"], found["gid"]) for found in changed}
+    if len(written) == len(rows):
+        return [None] * len(rows)
+    # Read after the fact: what is found there may be later than what was in the way, and is just as much a conflict.
+    others = await _run(connection, _VERSIONS, *_split([row.key for row in rows if row.key not in written]))
+    found = {Key(other["namespace"], other["gid"]): (other["version"], other["write_id"]) for other in others}
+    return [None if row.key in written else _verdict(row, *found.get(row.key, (0, b""))) for row in rows]
+
+
+async def load(connection: AsyncConnection, keys: Collection[Key], reader: str) -> dict[Key, Row]:
+    """The rows of those keys that exist, seen by that replica."""
+    rows = [_row(found) for found in await _run(connection, _LOAD, reader, *_split(keys))]
+    return {row.key: row for row in rows}
+
+
+async def adopt(connection: AsyncConnection, owner: str, mark: bytes, limit: int) -> list[Row]:
+    """Take over up to `limit` unfinished rows of dead replicas, and mark them; earliest wake_at first."""
+    return _by_wake(await _run(connection, _ADOPT, owner, mark, limit))
+
+
+async def adopted(connection: AsyncConnection, owner: str, marks: Sequence[bytes]) -> list[Row]:
+    """The rows that this replica took over under one of these marks, as far as they are untouched since."""
+    return _by_wake(await _run(connection, _ADOPTED, owner, list(marks)))
+
+
+async def _run(connection: AsyncConnection, statement: str, *values: object) -> Sequence[RowMapping]:
+    result = await connection.exec_driver_sql(statement, values)
+    return result.mappings().all()
+
+
+def _split(keys: Collection[Key]) -> tuple[list[str], list[str]]:
+    return [key.namespace for key in keys], [key.gid for key in keys]
+
+
+def _by_wake(found: Sequence[RowMapping]) -> list[Row]:
+    return sorted((_row(each) for each in found), key=lambda row: (row.wake_at or 0.0, row.key))
+
+
+def _verdict(row: Row, version: int, write_id: bytes) -> LogConflict | None:
+    return None if version == row.version and write_id == row.write_id else LogConflict(row.key, version)
+
+
+def _values(row: Row) -> tuple[object, ...]:
+    return (
+        row.key.namespace,
+        row.key.gid,
+        row.version,
+        row.state.value,
+        row.name,
+        row.wake_at,
+        row.begun_at,
+        row.decided_at,
+        row.finished_at,
+        row.attention,
+        row.min_reader,
+        row.write_id,
+        row.progress,
+        row.body,
+    )
+
+
+def _row(found: RowMapping) -> Row:
+    return Row(
+        key=Key(found["namespace"], found["gid"]),
+        version=found["version"],
+        state=State(found["state"]),
+        name=found["name"],
+        wake_at=found["wake_at"],
+        begun_at=found["begun_at"],
+        decided_at=found["decided_at"],
+        finished_at=found["finished_at"],
+        attention=found["attention"],
+        write_id=found["write_id"],
+        body=found["body"],
+        progress=found["progress"],
+        min_reader=found["min_reader"],
+        owner=found["owner"],
+        elsewhere=found.get("elsewhere", False),
+    )
