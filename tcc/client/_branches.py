@@ -17,6 +17,7 @@ import grpc.aio
 
 from tcc import wire
 from tcc.actions import Action, action_of, actions_of
+from tcc.client._limits import check_timeout
 from tcc.errors import UsageError
 from tcc.ids import problem_with_id
 from tcc.v1 import manager_pb2, transaction_pb2
@@ -202,8 +203,8 @@ class _BranchMethod(grpc.aio.UnaryUnaryMultiCallable[RequestT, ReplyT]):
             raise UsageError(_why_no_try(path))
         if credentials is not None or compression is not None:
             raise UsageError(f"{path}: the manager makes this call, so credentials= and compression= cannot be given")
-        if timeout is not None and not timeout > 0:
-            raise UsageError(f"{path}: timeout={timeout} is no time at all: give seconds above 0, or leave it out")
+        if timeout is not None:
+            check_timeout(timeout, path)
         if self._serialize is None or self._deserialize is None:
             raise UsageError(f"{path} has no serialiser: use the generated stub")
         step, passed_on = _split(path, metadata) if metadata else ("", ())

@@ -22,6 +22,7 @@ import grpc.aio
 from tcc import wire
 from tcc.client import _mapping
 from tcc.client._branches import Branch, BranchChannel
+from tcc.client._limits import check_size
 from tcc.client._line import Line
 from tcc.client._repeat import Answered, NoAnswer, NothingSent
 from tcc.client._try_call import TryCall
@@ -166,6 +167,7 @@ class Transaction:
         request = manager_pb2.TryRequest(gid=self.gid)
         branch.write_to(request.branch)
         request.branch.step = step
+        check_size(request, self.gid)
         allowed = self._left() if branch.timeout is None else min(branch.timeout, self._left())
 
         def again(error: grpc.aio.AioRpcError) -> bool:

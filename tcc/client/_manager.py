@@ -19,6 +19,7 @@ from opentelemetry.trace import TracerProvider
 from tcc.client import _plan
 from tcc.client._executed import Executed
 from tcc.client._interactive import Transaction
+from tcc.client._limits import check_size, check_timeout
 from tcc.client._line import Line
 from tcc.client._repeat import Pace
 from tcc.client._transport import Transport
@@ -254,13 +255,15 @@ class Manager:
             ManagerError: the manager refused the plan.
             UsageError: the calls are not a plan.
         """
-        _check_timeout(timeout)
+        _plan.take(calls)
+        check_timeout(timeout)
         gid = _checked(gid)
         planned = _plan.claim(calls, gid)
         request = manager_pb2.ExecuteRequest(gid=gid, name=name, wait=wire_wait(wait))
         request.timeout.FromNanoseconds(round(timeout * 1e9))
         for call in planned:
             call.branch.write_to(request.branches.add())
+        check_size(request, gid)
         line = self._open_line()
         response = await line.write(gid, line.transport.execute, request, timeout + line.margin)
         if response.transaction.state == transaction_pb2.STATE_MIXED:
@@ -286,7 +289,7 @@ class Manager:
         Raises:
             UsageError: the gid or the timeout cannot be. What entering and leaving raise: see `tcc.Transaction`.
         """
-        _check_timeout(timeout)
+        check_timeout(timeout)
         return Transaction(self._open_line(), name, _checked(gid), timeout, wait)
 
     async def get(self, gid: str, *, with_payloads: bool = False, timeout: float = READ_TIMEOUT) -> TransactionView:
@@ -437,8 +440,3 @@ def _checked(gid: str | None) -> str:
     if problem := problem_with_id("gid", gid):
         raise UsageError(problem)
     return gid
-
-
-def _check_timeout(timeout: float) -> None:
-    if not timeout > 0:
-        raise UsageError(f"timeout={timeout} is no time at all: give seconds above 0")

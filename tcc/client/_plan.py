@@ -115,6 +115,14 @@ plan = PlanChannel()
 """The channel for planning: `AccountsStub(tcc.plan).TryDebit(request)` names a branch and sends nothing."""
 
 
+def take(calls: Sequence[object]) -> list[PlannedCall[Any, Any]]:
+    """The planned ones of these calls, which from now on count as handed over: whatever else is wrong with them."""
+    planned = [call for call in calls if isinstance(call, PlannedCall)]
+    for call in planned:
+        call._handed_over = True
+    return planned
+
+
 def claim(calls: Sequence[object], gid: str) -> list[PlannedCall[Any, Any]]:
     """The planned calls of an execution, which from now on belong to `gid`.
 
@@ -122,9 +130,7 @@ def claim(calls: Sequence[object], gid: str) -> list[PlannedCall[Any, Any]]:
         UsageError: there are none, one is no planned call, is there twice or belongs to another transaction, or two
             have the same step.
     """
-    planned = [call for call in calls if isinstance(call, PlannedCall)]
-    for call in planned:
-        call._handed_over = True
+    planned = take(calls)
     if not calls:
         raise UsageError("nothing to execute: pass what a stub on tcc.plan returned, one call for each branch")
     if len(planned) != len(calls):
