@@ -154,19 +154,25 @@ async def test_while_nothing_is_known_the_customer_hears_that_the_order_is_taken
 
 
 async def test_an_order_goes_on_when_its_customer_goes_away(tmp_path: Path) -> None:
-    trying = asyncio.Event()
+    asked, gone = asyncio.Event(), asyncio.Event()
 
-    class Slow(Placement):
-        async def TryPlace(self, request: pb.PlaceRequest, context: Any) -> Any:
-            trying.set()
-            return await super().TryPlace(request, context)
+    class Slow(Losing):
+        async def execute(self, *calls: Any, name: str, gid: str) -> object:
+            asked.set()
+            await gone.wait()
+            return await super().execute(*calls, name=name, gid=gid)
 
-    async with open_shop(tmp_path, str(tmp_path / "orders.db"), placement=Slow) as shop:
-        call = shop.orders.PlaceOrder(lamps(2))
-        await trying.wait()
+    async with open_shop(tmp_path, str(tmp_path / "orders.db"), through=lambda manager: Slow(manager, ())) as shop:
+        call = shop.orders.PlaceOrder(lamps(11))
+        await asked.wait()
         call.cancel()
-        assert (await decided(shop.orders)).state == pb.STATE_PLACED
-        assert await shop.books("o-1") == Books.after(sold=2)
+        assert (await shop.get("o-1")).state == pb.STATE_PENDING  # on the same connection: the cancel was there before
+        gone.set()
+        order = await decided(shop.orders)
+        assert (order.state, order.reason) == (
+            pb.STATE_REJECTED,
+            "inventory: lamp is out of stock: 10 left, 11 wanted",
+        )
 
 
 async def test_an_order_keeps_its_terms_when_the_service_starts_with_others(tmp_path: Path) -> None:
