@@ -50,5 +50,5 @@ async def _create_tables(fence: tcc.SqlFence, metadata: MetaData) -> None:
 
 async def _create_missing(fence: tcc.SqlFence, metadata: MetaData) -> None:
     await fence.create_tables()
-    async with fence.engine.begin() as connection:
+    async with fence.begin() as connection:
         await connection.run_sync(metadata.create_all)

@@ -79,7 +79,7 @@ class Accounts(accounts_pb2_grpc.AccountsServicer):
             account=request.account, opened_with=request.available, available=request.available, reserved=0
         )
         with suppress(IntegrityError):  # it is there already
-            async with self._fence.engine.begin() as connection:
+            async with self._fence.begin() as connection:
                 await connection.execute(opened)
         async with self._fence.engine.connect() as connection:
             row = (await connection.execute(select(A).where(A.c.account == request.account))).one()

@@ -65,7 +65,7 @@ class Inventory(inventory_pb2_grpc.InventoryServicer):
         quantity = request.quantity
         put = insert(S).values(sku=request.sku, put_in=quantity, available=quantity, reserved=0)
         with suppress(IntegrityError):  # it is there already
-            async with self._fence.engine.begin() as connection:
+            async with self._fence.begin() as connection:
                 await connection.execute(put)
         async with self._fence.engine.connect() as connection:
             row = (await connection.execute(select(S).where(S.c.sku == request.sku))).one()

@@ -26,7 +26,7 @@ async def serve(options: Options, manager_at: str, terms: Terms) -> None:
         opened(options.database, METADATA) as fence,
         tcc.Manager(manager_at, connect_timeout=CONNECT_TIMEOUT) as manager,
     ):
-        book = Book(fence.engine)
+        book = Book(fence)
         async with Placing(book, manager) as placing:
             server = participant_server(options, fence)
             add_PlacementServicer_to_server(Placement(fence), server)

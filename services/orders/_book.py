@@ -29,7 +29,8 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
+
+import tcc
 
 METADATA: Final = MetaData()
 
@@ -120,14 +121,14 @@ class Totals:
 class Book:
     """The orders in a database."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, fence: tcc.SqlFence) -> None:
+        self._fence = fence
 
     async def take(self, wish: Wish, terms: Terms) -> Order:
         """Writes an order down as PENDING, unless its id is there; gives what is there then."""
         row = asdict(wish) | asdict(terms) | {"state": State.PENDING.value}
         with suppress(IntegrityError):
-            async with self._engine.begin() as connection:
+            async with self._fence.begin() as connection:
                 await connection.execute(insert(ORDERS).values(row))
         order = await self.find(wish.order_id)
         if order is None:
@@ -151,21 +152,21 @@ class Book:
             RuntimeError: the order was settled the other way.
         """
         change = settling(order_id, state).values(reason=func.coalesce(C.reason, reason))
-        async with self._engine.begin() as connection:
+        async with self._fence.begin() as connection:
             if await connection.scalar(change.returning(C.order_id)) is None:
                 raise RuntimeError(f"order {order_id} cannot become {state}: it was settled otherwise")
 
     async def totals(self) -> Totals:
         """The sums over all orders."""
         sums = select(C.state, func.count(), func.sum(C.quantity), func.sum(C.quantity * C.unit_price))
-        async with self._engine.connect() as connection:
+        async with self._fence.engine.connect() as connection:
             rows = {State(row[0]): row for row in await connection.execute(sums.group_by(C.state))}
         orders = {state: int(rows[state][1]) if state in rows else 0 for state in State}
         placed = rows.get(State.PLACED)
         return Totals(orders, int(placed[2]) if placed else 0, int(placed[3]) if placed else 0)
 
     async def _orders(self, query: Select[Any]) -> list[Order]:
-        async with self._engine.connect() as connection:
+        async with self._fence.engine.connect() as connection:
             return [_order(row) for row in await connection.execute(query)]
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 
 from sqlalchemy import Connection, CursorResult, bindparam, event, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -137,11 +137,33 @@ class SqlFence:
 
     @property
     def engine(self) -> AsyncEngine:
-        """The service's engine, for work outside of phases.
-
-        On SQLite a transaction that will write should begin with a write: one that read first cannot wait for its turn.
-        """
+        """The service's engine, for reading outside of phases. To write, use `begin`."""
         return self._engine
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction of the service's own that writes, outside of phases; a clean exit commits it.
+
+            async with fence.begin() as connection:
+                await connection.execute(insert(ACCOUNTS).values(...))
+
+        On SQLite it takes its turn among the fence's writers instead of polling the file against them.
+
+        Raises:
+            UsageError: inside a Try, Confirm or Cancel, whose transaction it would wait for for ever: use `session`.
+            FenceBusy: other writers held the database for too long.
+        """
+        phase = current.get()
+        if phase is not None and phase.fence is self:
+            raise UsageError("fence.begin() in a Try, Confirm or Cancel would wait for itself: use fence.session")
+        async with self._turn(), self._fenced.begin() as connection:
+            yield connection
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     @property
     def session(self) -> AsyncSession:

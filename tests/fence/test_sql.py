@@ -289,6 +289,30 @@ async def test_there_is_no_session_outside_of_a_phase(sql: SqlFence, second: Sql
     await sql.visit(TRY, body)
 
 
+async def test_a_transaction_of_the_services_own_commits_or_leaves_nothing(sql: SqlFence, second: SqlFence) -> None:
+    async with sql.begin() as connection:
+        await connection.execute(insert(EFFECTS).values(name="kept"))
+
+    async def fails() -> None:
+        async with sql.begin() as connection:
+            await connection.execute(insert(EFFECTS).values(name="lost"))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await fails()
+    assert await count(second) == 1
+
+
+async def test_a_transaction_of_the_services_own_is_refused_inside_of_a_phase(sql: SqlFence) -> None:
+    async def body(record: Record | None) -> bytes:
+        with pytest.raises(tcc.UsageError, match=r"fence\.session"):
+            async with sql.begin():
+                raise AssertionError("it must not begin")
+        return b""
+
+    await sql.visit(TRY, body)
+
+
 async def test_a_task_left_behind_gets_no_session_once_the_phase_is_over(sql: SqlFence) -> None:
     over = asyncio.Event()
 

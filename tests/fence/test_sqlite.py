@@ -53,6 +53,23 @@ async def test_waiting_for_a_writer_of_this_process_ends_in_busy(impatient: SqlF
     assert (await visiting).rule is Rule.RUN
 
 
+async def test_the_services_own_writes_take_their_turn_among_the_visits(impatient: SqlFence) -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Record | None) -> bytes:
+        entered.set()
+        await leave.wait()
+        return b""
+
+    visiting = asyncio.create_task(impatient.visit(TRY, slow))
+    await entered.wait()
+    with pytest.raises(FenceBusy, match="other writers"):
+        async with impatient.begin():
+            raise AssertionError("it must not begin")
+    leave.set()
+    assert (await visiting).rule is Rule.RUN
+
+
 async def test_a_visit_that_is_cancelled_at_any_moment_lets_go_of_the_database_at_once(sqlite_url: str) -> None:
     fence = SqlFence(sqlite_url, row_wait=1.0)
     await fence.create_tables()

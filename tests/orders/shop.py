@@ -139,7 +139,7 @@ async def open_shop(
         server = tcc.ParticipantServer("127.0.0.1:0", fence=fence, name=TERMS.placement)
         orders_pb2_grpc.add_PlacementServicer_to_server(placement(fence), server)
         manager = await stack.enter_async_context(tcc.testing.manager(*others.servers, server))
-        book = Book(fence.engine)
+        book = Book(fence)
         placing = await stack.enter_async_context(Placing(book, through(manager), first=0.01, longest=0.05))
         orders_pb2_grpc.add_OrdersServicer_to_server(Orders(book, placing, terms), server)
         stub: Any = orders_pb2_grpc.OrdersStub(await _served(server, stack))

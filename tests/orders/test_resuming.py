@@ -179,7 +179,7 @@ async def test_an_order_keeps_its_terms_when_the_service_starts_with_others(tmp_
     """Its bank and shop are in its row: what is resumed is the transaction that was begun, never another."""
     database = str(tmp_path / "orders.db")
     async with opened(database, _book.METADATA) as fence:
-        await Book(fence.engine).take(WISH, TERMS)
+        await Book(fence).take(WISH, TERMS)
     async with open_shop(tmp_path, database, terms=replace(TERMS, bank="bank-b", shop="")) as shop:
         assert (await decided(shop.orders)).state == pb.STATE_PLACED
         assert await shop.books("o-1") == Books.after(sold=2)
@@ -209,7 +209,7 @@ async def test_all_that_is_pending_at_the_start_is_resumed_and_one_that_cannot_e
 ) -> None:
     database = str(tmp_path / "orders.db")
     async with opened(database, _book.METADATA) as fence:
-        book = Book(fence.engine)
+        book = Book(fence)
         for number in range(40):
             await book.take(replace(WISH, order_id=f"a-{number}"), replace(TERMS, bank="unheard-of"))
         await book.take(replace(WISH, order_id="b-1"), TERMS)
@@ -231,5 +231,5 @@ async def test_resuming_outlives_a_database_that_fails(tmp_path: Path) -> None:
 
     async with open_shop(tmp_path, str(tmp_path / "orders.db")) as shop:
         await shop.book.take(WISH, TERMS)
-        async with Placing(Failing(shop.book._engine), shop.manager, first=0.001):
+        async with Placing(Failing(shop.book._fence), shop.manager, first=0.001):
             assert (await decided(shop.orders)).state == pb.STATE_PLACED
