@@ -85,6 +85,11 @@ class FaultyLog:
         finally:
             self._held -= 1
 
+    @property
+    def shared(self) -> bool:
+        """As the log within."""
+        return self._within.shared
+
     async def open(self) -> None:
         """As the log within."""
         await self._within.open()

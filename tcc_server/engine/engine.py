@@ -6,6 +6,7 @@ Work belongs to the worker; whoever calls here only waits. Cancelling a call sto
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +18,7 @@ from tcc_server.core.messages import CancelAsked, ConfirmAsked, EnlistAsked, Par
 from tcc_server.core.model import Ask, Decision, Key, State, Transaction
 from tcc_server.core.policy import Policy
 from tcc_server.engine import wire_commands
+from tcc_server.engine.adoption import Adoption
 from tcc_server.engine.errors import (
     AlreadyDecided,
     Draining,
@@ -25,14 +27,12 @@ from tcc_server.engine.errors import (
     StepInUse,
     TooMuch,
     UnknownTransaction,
+    Unreadable,
     Unsettled,
 )
 from tcc_server.engine.live import Condition, Live, Lost
-from tcc_server.engine.worker import Seams, Worker, payload
-from tcc_server.log.codec import decode
-from tcc_server.log.seam import READER, Filter
-
-ADOPT_BATCH = 256
+from tcc_server.engine.worker import Seams, Worker
+from tcc_server.log.seam import READER, Filter, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ class Engine:
         self._policy = policy or Policy()
         self._bounds = bounds or Bounds()
         self._worker = Worker(seams, self._policy, replica=replica, payload_limit=self._bounds.payload)
+        self._adoption = Adoption(seams.log, self._adopted, seams.rng)
         self._draining = False
 
     # Life
@@ -78,9 +79,11 @@ class Engine:
     async def start(self) -> None:
         """Adopt what a dead owner left unfinished, and go on with it. Raises LogUnavailable."""
         await self._seams.courier.start(self.outcome)
-        while rows := await self._seams.log.adopt(ADOPT_BATCH):
-            for row in rows:
-                self._worker.resume(row)
+        await self._adoption.start()
+
+    def _adopted(self, row: Row) -> None:
+        with suppress(Unreadable):  # the manager's log says so; the others go on
+            self._worker.resume(row)
 
     def drain(self) -> None:
         """Begin nothing new."""
@@ -89,8 +92,16 @@ class Engine:
     async def close(self) -> None:
         """Stop: appends under way end, everything else is left to whoever opens the log next."""
         self._draining = True
+        await self._adoption.close()
         await self._seams.courier.close()
         await self._worker.close()
+
+    async def abandon(self) -> None:
+        """Drop everything at once: the log's lease has lapsed, and others go on with what was worked on here."""
+        self._draining = True
+        await self._adoption.close()
+        await self._seams.courier.close()
+        await self._worker.abandon()
 
     @property
     def open_transactions(self) -> int:
@@ -125,9 +136,19 @@ class Engine:
         Raises:
             UnknownTransaction, NotInteractive, StepInUse, AlreadyDecided, TooMuch, Unsettled: see there.
         """
-        found = await self._worker.find(key)
+        found, took = await self._worker.take(key)
+        while True:
+            try:
+                return await self._enlist(found, key, ask)
+            except Lost:
+                found, took = (await self._worker.find(key), took) if took else await self._worker.take(key)
+
+    async def _enlist(
+        self, found: Live | Transaction, key: Key, ask: Ask
+    ) -> tuple[Transaction, Sequence[tuple[str, str | bytes]]]:
+        """As `enlist`, where it is worked on now. Raises Lost if it moves meanwhile."""
         tx = found.tx if isinstance(found, Live) else found
-        assert tx is not None  # noqa: S101  _find waits for the begin
+        assert tx is not None  # noqa: S101  find waits for the begin
         if not tx.interactive:
             raise NotInteractive(key)
         step = ask.step
@@ -138,15 +159,17 @@ class Engine:
         if stored is not None:
             if (difference := ask_difference(stored, ask)) is not None:
                 raise StepInUse(key, step, difference)
-        elif not isinstance(found, Live) or tx.state is not State.TRYING or tx.confirm_wanted:
+        elif tx.state is not State.TRYING or tx.confirm_wanted:
             raise _too_late(tx)
+        elif not isinstance(found, Live):
+            raise Unsettled(key, "another manager took it over just now")
         else:
             self._check_bounds(found, tx, ask)
             found.enlisting[step] = ask
             self._worker.signal(found, EnlistAsked(ask))
         if not isinstance(found, Live):
-            return found, ()
-        after = await self._worker.until(found, lambda tx: tx.state is not State.TRYING or _is_tried(tx, step))
+            return await self._worker.until(found, lambda tx: tx.state is not State.TRYING or _is_tried(tx, step)), ()
+        after = await found.until(lambda tx: tx.state is not State.TRYING or _is_tried(tx, step))
         if after.find(step) is None:
             raise _too_late(after)
         return after, found.trailers.get(step, ())
@@ -157,13 +180,7 @@ class Engine:
         Raises:
             UnknownTransaction, NotInteractive, Unsettled: see there.
         """
-        found = await self._worker.find(key)
-        if not isinstance(found, Live):
-            return found
-        if found.tx is not None and not found.tx.interactive and not is_decided(found.tx):
-            raise NotInteractive(key)
-        self._worker.signal(found, ConfirmAsked())
-        return await self._worker.until(found, is_decided)
+        return await self._decided(key, ConfirmAsked())
 
     async def cancel(self, key: Key, reason: str) -> Transaction:
         """Ask for the Cancel; returns once it is decided.
@@ -172,21 +189,37 @@ class Engine:
             AlreadyDecided: Confirm was decided before.
             UnknownTransaction, Unsettled: see there.
         """
-        found = await self._worker.find(key)
-        if isinstance(found, Live):
-            self._worker.signal(found, CancelAsked(reason))
-            found = await self._worker.until(found, is_decided)
+        found = await self._decided(key, CancelAsked(reason))
         if found.decision is not Decision.CANCEL:
             raise AlreadyDecided(found, f"transaction {key.gid} was decided Confirm: it cannot be cancelled any more")
         return found
 
+    async def _decided(self, key: Key, signal: ConfirmAsked | CancelAsked) -> Transaction:
+        """The transaction once it is decided, the signal given wherever it is worked on; taken over at most once."""
+        found, took = await self._worker.take(key)
+        while isinstance(found, Live):
+            tx = found.tx
+            if isinstance(signal, ConfirmAsked) and tx is not None and not tx.interactive and not is_decided(tx):
+                raise NotInteractive(key)
+            self._worker.signal(found, signal)
+            try:
+                return await found.until(is_decided)
+            except Lost:
+                found, took = (await self._worker.find(key), took) if took else await self._worker.take(key)
+        return await self._worker.until(found, is_decided)
+
     async def get(self, key: Key) -> Transaction:
         """The transaction as it is known now. Raises UnknownTransaction, Unsettled."""
         live = self._worker.get(key)
-        if live is not None and live.tx is not None:
+        # A plan stays where it was begun; an interactive transaction may have been taken over by another replica.
+        if (
+            live is not None
+            and live.tx is not None
+            and (not live.tx.interactive or await self._worker.is_current(live))
+        ):
             return live.tx
         rows = await self._worker.load(key)
-        return decode(rows, self._seams.clock.now())
+        return self._worker.read(rows)
 
     def trace_of(self, key: Key) -> TraceParent:
         """The trace context of a transaction that is worked on here; an empty one for any other."""
@@ -197,16 +230,13 @@ class Engine:
 
     async def wait(self, key: Key, condition: Condition) -> Transaction:
         """The transaction once the condition holds. Raises UnknownTransaction, Unsettled."""
-        found = await self._worker.find(key)
-        return await self._worker.until(found, condition) if isinstance(found, Live) else found
+        return await self._worker.until(await self._worker.find(key), condition)
 
     async def watch(self, key: Key, after_version: int) -> AsyncIterator[Transaction]:
         """Each later version, coalesced, until the final one. Raises UnknownTransaction, Unsettled."""
         version = after_version
         while True:
-            found = await self._worker.find(key)
-            if isinstance(found, Live):
-                found = await self._worker.until(found, partial(_is_later, version))
+            found = await self._worker.until(await self._worker.find(key), partial(_is_later, version))
             if found.version > version:
                 yield found
             if found.state.is_final:
@@ -214,10 +244,17 @@ class Engine:
             version = max(version, found.version)
 
     async def list(self, wanted: Filter, page_size: int, token: str | None) -> tuple[Sequence[Transaction], str | None]:
-        """A page of transactions, newest first. Raises ValueError for a strange token, LogUnavailable."""
+        """A page of transactions, newest first, without those whose rows cannot be read.
+
+        Raises ValueError for a strange token, LogUnavailable.
+        """
         page = await self._seams.log.list(wanted, page_size, token)
-        now = self._seams.clock.now()
-        return [decode(row, now) for row in page.rows if row.min_reader <= READER], page.next_token
+        found = []
+        for row in page.rows:
+            if row.min_reader <= READER:
+                with suppress(Unreadable):  # it is in the manager's log
+                    found.append(self._worker.read(row))
+        return found, page.next_token
 
     # What participants say
 
@@ -276,13 +313,13 @@ class Engine:
         assert tx is not None  # noqa: S101  _find waits for the begin
         if (difference := plan_difference(tx, name, asks)) is not None:
             raise GidInUse(key, difference)
-        return await self._worker.until(found, condition) if isinstance(found, Live) else found
+        return await self._worker.until(found, condition)
 
     def _check_bounds(self, live: Live, tx: Transaction, ask: Ask) -> None:
         count = len(tx.branches) + len(live.enlisting) + 1
         if count > self._bounds.branches:
             raise TooMuch(tx.key, f"transaction {tx.key.gid} has {self._bounds.branches} branches, which is the limit")
-        held = payload(tx) + sum(len(other.request) for other in live.enlisting.values()) + len(ask.request)
+        held = live.held + len(ask.request)
         if held > self._bounds.payload:
             raise TooMuch(
                 tx.key,

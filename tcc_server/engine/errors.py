@@ -9,6 +9,7 @@ EngineError
 ├── TooMuch               one branch more than the limit, or more payload
 ├── Rejected              the log will never take this transaction
 ├── Draining              this manager is about to stop
+├── Unreadable            its row in the log is damaged
 └── Unsettled             nobody can say yet what is in the log
 """
 
@@ -73,6 +74,13 @@ class Rejected(EngineError):
 
     def __init__(self, key: Key, reason: str) -> None:
         super().__init__(key, f"transaction {key.gid} cannot be stored: {reason}")
+
+
+class Unreadable(EngineError):
+    """The transaction's row is in the log and cannot be read."""
+
+    def __init__(self, key: Key, why: str) -> None:
+        super().__init__(key, f"transaction {key.gid} is in the log, and its row is damaged ({why}): restore the log")
 
 
 class Draining(EngineError):

@@ -6,10 +6,15 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from tcc_server.core.messages import Signal
+from tcc_server.core.messages import Signal, TryAnswered
 from tcc_server.core.model import Ask, Key, Transaction
 
 Condition = Callable[[Transaction], bool]
+
+
+def payload(tx: Transaction) -> int:
+    """Bytes of the transaction's requests and Try replies."""
+    return sum(len(branch.ask.request) + len(branch.reply) for branch in tx.branches)
 
 
 class Lost(Exception):
@@ -40,6 +45,13 @@ class Live:
         self.trailers: dict[str, Sequence[tuple[str, str | bytes]]] = {}
         self.lost: Exception | None = None
         self._waiters: list[tuple[Condition, asyncio.Future[Transaction]]] = []
+
+    @property
+    def held(self) -> int:
+        """Bytes of requests and Try replies: those of the transaction, and those that wait to be taken in."""
+        waiting = sum(len(signal.reply) for signal in self.inbox if isinstance(signal, TryAnswered))
+        enlisting = sum(len(ask.request) for ask in self.enlisting.values())
+        return waiting + enlisting + (payload(self.tx) if self.tx is not None else 0)
 
     async def until(self, condition: Condition) -> Transaction:
         """The transaction as soon as the condition holds.

@@ -1,7 +1,8 @@
 """The worker: answers the signals of each transaction one after the other, appends, and only then acts.
 
 While an append is under way the transaction's signals wait in its inbox, so nothing is decided on what is not durable.
-Different transactions do not wait for each other. Who loses a compare-and-set forgets the transaction.
+Different transactions do not wait for each other. Who loses a compare-and-set forgets the transaction, and answers from
+the row: what another living replica works on is only watched here.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ from tcc_server.core.model import Key, Status, Transaction
 from tcc_server.core.policy import Policy
 from tcc_server.courier.seam import Courier
 from tcc_server.engine import wire_commands
-from tcc_server.engine.errors import Draining, EngineError, Rejected, UnknownTransaction, Unsettled
+from tcc_server.engine.errors import Draining, EngineError, Rejected, UnknownTransaction, Unreadable, Unsettled
 from tcc_server.engine.live import Condition, Live, Lost
 from tcc_server.engine.tasks import Tasks
 from tcc_server.engine.timers import Timers
+from tcc_server.engine.watching import Watching
 from tcc_server.log.codec import decode, encode
 from tcc_server.log.seam import READER, Log, LogConflict, LogRejected, LogUnavailable, LogUnknown, Row
 
@@ -84,6 +86,7 @@ class Worker:
         self._timers: Timers[Key] = Timers(seams.clock, self._timer_fired)
         self._tasks = Tasks()
         self._writes = Tasks()
+        self._watching = Watching(seams.log)
         self.silent: set[str] = set()
 
     def __len__(self) -> int:
@@ -113,8 +116,19 @@ class Worker:
         except TimeoutError:
             _log.error("appends_abandoned", hint="the log does not answer; the next start settles what is in it")
             await self._writes.close()
+        await self._watching.close()
         for live in self:
             live.end(Draining(live.key))
+        self._live.clear()
+
+    async def abandon(self) -> None:
+        """Stop at once: this replica counts as dead, and others work on what it worked on."""
+        self._timers.close()
+        await self._tasks.close()
+        await self._writes.close()
+        await self._watching.close()
+        for live in self:
+            live.end(Unsettled(live.key, "this manager lost its lease"))
         self._live.clear()
 
     # One signal after the other
@@ -159,6 +173,8 @@ class Worker:
             _log.exception("transaction_poisoned", gid=live.key.gid)
             self._give_up(live)
             return
+        if self._live.get(live.key) is not live:
+            return  # forgotten meanwhile; whoever took it up reads what was written
         was_decided = live.tx is not None and live.tx.decision is not None
         live.tx = replace(answer.after, version=row.version)
         if live.tx.decision is not None and not was_decided:
@@ -245,9 +261,10 @@ class Worker:
         )
         answer = await self._seams.caller.call(call)
         status = answer.status
-        if live.tx is not None and payload(live.tx) + len(answer.reply) > self._payload_limit:
+        marked = answer.marked
+        if live.held + len(answer.reply) > self._payload_limit:
             message = f"the reply has {len(answer.reply)} bytes, more than the transaction's limit leaves"
-            status = Status(_OUT_OF_RANGE, message)  # not marked: refused, and Cancel is sent
+            status, marked = Status(_OUT_OF_RANGE, message), False  # it is reserved, so Cancel must be sent
         live.trailers[ask.step] = answer.trailers
         self.signal(
             live,
@@ -255,7 +272,7 @@ class Worker:
                 step=ask.step,
                 attempt=attempt,
                 status=status,
-                marked=answer.marked,
+                marked=marked,
                 reply=b"" if status.code else answer.reply,
                 expires_in=answer.expires_in,
                 retry_after=answer.retry_after,
@@ -266,7 +283,10 @@ class Worker:
     # Finding and ending
 
     async def find(self, key: Key) -> Live | Transaction:
-        """The transaction in work, or the final one from the log. What nobody works on is taken up again."""
+        """The transaction in work; else as the log has it, if it is final or another living replica works on it.
+
+        What nobody works on is taken up again. Raises UnknownTransaction, Unsettled.
+        """
         while True:
             live = self._live.get(key)
             if live is not None:
@@ -278,20 +298,61 @@ class Worker:
             row = await self.load(key)
             if key in self._live:
                 continue
-            if row.state.is_final:
-                return decode(row, self._seams.clock.now())
-            return self.resume(row)
+            if row.state.is_final or row.elsewhere:
+                return self.read(row)
+            if (taken := await self._take_over(row)) is not None:
+                return taken
 
-    async def until(self, live: Live, condition: Condition) -> Transaction:
-        """The transaction once the condition holds, also if it moves to the log meanwhile. Raises EngineError."""
+    async def take(self, key: Key) -> tuple[Live | Transaction, bool]:
+        """As `find`, but takes over from a living replica too; and whether it did. Raises as `find`."""
+        found = await self.find(key)
+        if isinstance(found, Live) or found.state.is_final:
+            return found, False
+        row = await self.load(key)
+        if row.elsewhere and not row.state.is_final and key not in self._live:
+            taken = await self._take_over(row)
+            if taken is not None:
+                return taken, True
+        return await self.find(key), False
+
+    async def until(self, found: Live | Transaction, condition: Condition) -> Transaction:
+        """The transaction once the condition holds or it is final, wherever it is worked on. Raises EngineError."""
         while True:
+            if isinstance(found, Live):
+                try:
+                    return await found.until(condition)
+                except Lost:
+                    found = await self.find(found.key)
+            elif found.state.is_final or condition(found):
+                return found
+            else:
+                await self._watching.changed(found.key, found.version)
+                found = await self.find(found.key)
+
+    async def _take_over(self, row: Row) -> Live | None:
+        """Make a row this replica's own and work on it; None where somebody else was faster."""
+        if row.owner != self._replica:
+            mine = replace(
+                row, version=row.version + 1, write_id=self._seams.ids.write_id(), body=None, elsewhere=False
+            )
             try:
-                return await live.until(condition)
-            except Lost:
-                found = await self.find(live.key)
-                if not isinstance(found, Live):
-                    return found
-                live = found
+                await self._append(mine)
+            except LogConflict:
+                return None
+            row = replace(row, version=mine.version)
+        return self._live.get(row.key) or self.resume(row)
+
+    async def is_current(self, live: Live) -> bool:
+        """Whether this replica still is the one that works on it; if not, it forgets the transaction.
+
+        Raises UnknownTransaction, Unsettled.
+        """
+        if not self._seams.log.shared or live.writing:
+            return True
+        row = await self.load(live.key)
+        if row.owner != self._replica and not live.writing:
+            self._forget(live, Lost())
+        return self._live.get(live.key) is live
 
     async def load(self, key: Key) -> Row:
         """The row of a transaction. Raises UnknownTransaction, Unsettled."""
@@ -306,23 +367,33 @@ class Worker:
             raise Unsettled(key, "a newer version wrote it; ask a manager of that version")
         return row
 
+    def read(self, row: Row) -> Transaction:
+        """The transaction in a row. Raises Unreadable."""
+        try:
+            return decode(row, self._seams.clock.now())
+        except Exception as error:  # whatever damaged bytes can do
+            _log.exception("row_unreadable", gid=row.key.gid, hint="the row is damaged: restore the log from a backup")
+            raise Unreadable(row.key, type(error).__name__) from error
+
     def resume(self, row: Row) -> Live:
-        """Take up a transaction from its row."""
-        live = self._live[row.key] = Live(row.key, decode(row, self._seams.clock.now()))
+        """Take up a transaction from its row, which is this replica's own. Raises Unreadable."""
+        stale = self._live.get(row.key)
+        if stale is not None:  # taken away from this replica without its noticing, and fallen back to it
+            self._forget(stale, Lost())
+        live = self._live[row.key] = Live(row.key, self.read(row))
         self.signal(live, Resumed())
         return live
 
     def _retire(self, live: Live) -> None:
         live.tell()
-        live.end(Lost())
-        self._timers.set(live.key, None)
-        self._live.pop(live.key, None)
+        self._forget(live, Lost())
 
     def _lose(self, live: Live, conflict: LogConflict) -> None:
         """Somebody else wrote: forget the transaction, perform nothing, answer from the row."""
+        self._forget(live, Lost())
         if live.tx is not None:
             _log.warning("compare_and_set_lost", gid=live.key.gid, found=conflict.found)
-        self._forget(live, Lost())
+            self._tasks.start(self._revive(live.key, 0.0))  # it may be that nobody works on it now
 
     def _rejected(self, live: Live, rejected: LogRejected) -> None:
         if live.tx is None:
@@ -337,21 +408,21 @@ class Worker:
     def _give_up(self, live: Live) -> None:
         """Forget the transaction as it is here, and take it up again from the log after a while."""
         self._forget(live, Unsettled(live.key, "see the manager's log"))
-        self._tasks.start(self._revive(live.key))
+        self._tasks.start(self._revive(live.key, _REVIVE_AFTER))
 
-    async def _revive(self, key: Key) -> None:
-        await asyncio.sleep(_REVIVE_AFTER)
+    async def _revive(self, key: Key, wait: float) -> None:
+        await asyncio.sleep(wait)
         try:
             await self.find(key)
         except UnknownTransaction:
             return
         except EngineError:
-            self._tasks.start(self._revive(key))
+            self._tasks.start(self._revive(key, _REVIVE_AFTER))
 
     def _forget(self, live: Live, why: Exception) -> None:
         if self._live.get(live.key) is live:
             del self._live[live.key]
-        self._timers.set(live.key, None)
+            self._timers.set(live.key, None)
         live.end(why)
 
     def _timer_fired(self, key: Key) -> None:
@@ -362,8 +433,3 @@ class Worker:
     def circumstance(self) -> Circumstance:
         """When, by whom and with what dice a signal is answered now."""
         return Circumstance(self._seams.clock.now(), self._seams.rng.uniform(), self._replica)
-
-
-def payload(tx: Transaction) -> int:
-    """Bytes of the transaction's requests and Try replies."""
-    return sum(len(branch.ask.request) + len(branch.reply) for branch in tx.branches)

@@ -38,11 +38,17 @@ class MemoryLog:
     """
 
     def __init__(self, store: MemoryStore | None = None, *, replica: str) -> None:
+        self._shared = store is not None
         self.store = store if store is not None else MemoryStore()
         self._replica = replica
         self._is_open = False
         self._writing = 0
         self._lapsed = asyncio.Event()
+
+    @property
+    def shared(self) -> bool:
+        """Where it was given a store, which others may have too."""
+        return self._shared
 
     async def open(self) -> None:
         """Take a lease in the store."""

@@ -75,6 +75,11 @@ class PostgresLog:
         self._is_open = False
         self._closing: asyncio.Task[None] | None = None
 
+    @property
+    def shared(self) -> bool:
+        """Always."""
+        return True
+
     async def open(self) -> None:
         """Connect, check the schema and the server, take a lease. After `close`, make a new log."""
         if self._is_open or self._closing is not None:

@@ -99,6 +99,10 @@ class Log(Protocol):
     `load` and `list` give rows of newer formats too: look at `min_reader` before reading body and progress.
     """
 
+    @property
+    def shared(self) -> bool:
+        """Whether other replicas may be working on it: then rows change under one's feet, and owners die."""
+
     async def open(self) -> None:
         """Connect, check the schema's version, prove the last owner dead. Raises LogUnavailable with what to do."""
 

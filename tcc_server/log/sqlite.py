@@ -69,6 +69,11 @@ class SqliteLog:
         self._is_open = False
         self._closing: asyncio.Task[None] | None = None
 
+    @property
+    def shared(self) -> bool:
+        """Never: the file's lock keeps everybody else out."""
+        return False
+
     async def open(self) -> None:
         """Lock the file, check or make its schema, connect. A log opens once; after `close`, make a new one."""
         if self._is_open or self._closing is not None:

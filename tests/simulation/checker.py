@@ -23,7 +23,9 @@ def violations(world: World) -> list[str]:
             if count > 1:
                 found.append(f"S7: {phase} of {gid}/{step} happened {count} times")
     for gid, phases in effects.items():
-        if {"confirm", "cancel"} <= phases and final[gid].state is not State.MIXED:
+        if gid not in final:
+            found.append(f"S10: {gid} had effects and is not in the log")
+        elif {"confirm", "cancel"} <= phases and final[gid].state is not State.MIXED:
             found.append(f"S1: {gid} has confirmed and cancelled branches")
     found += _decisions(world)
     for command in world.commands:
@@ -36,11 +38,12 @@ def violations(world: World) -> list[str]:
             found.append(f"S10: {gid} was acknowledged and is gone")
         if len(set(told.decisions)) > 1:
             found.append(f"S11: {gid} got different answers {told.decisions}")
-        if told.decisions and final[gid].decision is not told.decisions[0]:
+        if gid in final and told.decisions and final[gid].decision is not told.decisions[0]:
             found.append(f"S5: {gid} was told {told.decisions[0]} and is {final[gid].decision}")
     for bank in world.banks.values():
         for gid, step in bank.reserved:
-            found.append(f"S9: {bank.name} still holds {gid}/{step}, which is {final[gid].state}")
+            state = final[gid].state if gid in final else "unknown"
+            found.append(f"S9: {bank.name} still holds {gid}/{step}, which is {state}")
     total = sum(bank.available for bank in world.banks.values())
     if not world.stuck and total != OPENING * len(world.banks):
         found.append(f"S6: there are {total} in all, not {OPENING * len(world.banks)}")
