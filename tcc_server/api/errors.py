@@ -42,6 +42,7 @@ _ENGINE: dict[type[errors.EngineError], tuple[grpc.StatusCode, str]] = {
     errors.NotInteractive: (Code.FAILED_PRECONDITION, "NOT_INTERACTIVE"),
     errors.TooMuch: (Code.INVALID_ARGUMENT, "LIMIT_EXCEEDED"),
     errors.Rejected: (Code.INVALID_ARGUMENT, "REJECTED_BY_LOG"),
+    errors.Unreadable: (Code.DATA_LOSS, "UNREADABLE"),
     errors.Draining: (Code.UNAVAILABLE, "DRAINING"),
     errors.Unsettled: (Code.UNAVAILABLE, "LOG_UNAVAILABLE"),
 }

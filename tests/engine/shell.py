@@ -1,0 +1,190 @@
+"""An engine between fakes that do nothing until a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+from tcc.v1 import transaction_pb2
+from tcc.v1.participant_pb2 import Command, Outcome
+from tcc_server.caller.seam import TryCall, TryReply
+from tcc_server.core.model import Ask, Key, Methods, State, Status, Transaction
+from tcc_server.core.policy import Policy
+from tcc_server.courier.seam import OutcomeSink
+from tcc_server.engine.engine import Bounds, Engine
+from tcc_server.engine.worker import Seams
+from tcc_server.log.codec import decode
+from tcc_server.log.memory import MemoryLog, MemoryStore
+from tests.faults import FaultyLog
+from tests.simulation.loop import run
+from tests.simulation.world import LoopClock, SeededIds, SeededRng
+
+KEY = Key("default", "t-1")
+RESERVED = TryReply(Status(), b"reply")
+REFUSED = TryReply(Status(9, "no money"), marked=True)
+
+
+class Participants:
+    """The Caller: each Try waits until it is answered.
+
+    Attributes:
+        calls: every attempt, in order.
+        cancelled: attempts that were given up while they waited, by step.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[TryCall] = []
+        self.cancelled: list[str] = []
+        self.always: TryReply | None = None
+        self._waiting: dict[str, asyncio.Future[TryReply]] = {}
+
+    async def call(self, call: TryCall) -> TryReply:
+        """Wait for the answer."""
+        self.calls.append(call)
+        if self.always is not None:
+            return self.always
+        future: asyncio.Future[TryReply] = asyncio.get_running_loop().create_future()
+        self._waiting[call.ask.step] = future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.cancelled.append(call.ask.step)
+            raise
+
+    def answer(self, step: str, reply: TryReply = RESERVED) -> None:
+        """Answer the attempt that waits."""
+        self._waiting.pop(step).set_result(reply)
+
+    @property
+    def steps(self) -> list[str]:
+        return [call.ask.step for call in self.calls]
+
+
+class Courier:
+    """Keeps what it is given.
+
+    Attributes:
+        sent: the commands, in order; a test may clear it.
+        all: every command there ever was.
+        lists: how many each send had.
+        answers: whether each command is answered DONE at once.
+    """
+
+    def __init__(self) -> None:
+        self.sent: list[Command] = []
+        self.all: list[Command] = []
+        self.lists: list[int] = []
+        self.answers = False
+        self._sink: OutcomeSink | None = None
+
+    async def start(self, sink: OutcomeSink) -> None:
+        """Keep the sink."""
+        self._sink = sink
+
+    def send(self, commands: Sequence[Command]) -> None:
+        """Keep the commands."""
+        self.sent.extend(commands)
+        self.all.extend(commands)
+        self.lists.append(len(commands))
+        if self.answers:
+            for command in commands:
+                asyncio.get_running_loop().call_soon(self.outcome, command)
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+    def outcome(
+        self, command: Command, kind: transaction_pb2.OutcomeKind.ValueType = transaction_pb2.OUTCOME_KIND_DONE
+    ) -> None:
+        """Bring an outcome of a command."""
+        assert self._sink is not None
+        self._sink(
+            Outcome(
+                namespace=command.namespace,
+                gid=command.gid,
+                branch=command.branch,
+                phase=command.phase,
+                attempt=command.attempt,
+                kind=kind,
+            )
+        )
+
+    @property
+    def steps(self) -> list[str]:
+        return [command.branch for command in self.sent]
+
+
+class Shell:
+    """An engine and its fakes."""
+
+    def __init__(self, store: MemoryStore | None = None, replica: str = "r1", **bounds: int) -> None:
+        self.store = store or MemoryStore()
+        self.log = FaultyLog(MemoryLog(self.store, replica=replica))
+        self.participants = Participants()
+        self.courier = Courier()
+        rng = random.Random(replica)  # noqa: S311  chance is the point
+        seams = Seams(self.log, self.participants, self.courier, LoopClock(), SeededIds(rng), SeededRng(rng))
+        self.engine = Engine(seams, replica=replica, policy=Policy(), bounds=Bounds(**bounds))
+
+    async def start(self) -> Shell:
+        """Open and adopt."""
+        await self.log.open()
+        await self.engine.start()
+        return self
+
+    def execute(self, *asks: Ask, key: Key = KEY, timeout: float = 30.0) -> asyncio.Task[Transaction]:
+        """An Execute under way."""
+        return asyncio.create_task(self.engine.execute(key, "", asks, timeout, ("", "")))
+
+    @property
+    def stored(self) -> Transaction:
+        """What the log says of the transaction."""
+        return decode(self.store.rows[KEY], LoopClock().now())
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Let things happen until the condition holds; virtual time does not pass."""
+        for _ in range(2000):
+            if condition():
+                return
+            await asyncio.sleep(0)
+        raise AssertionError("it did not happen")
+
+    async def until_time(self, when: float) -> None:
+        """Let virtual time pass."""
+        await asyncio.sleep(when - asyncio.get_running_loop().time())
+
+    def commands_of(self, gid: str) -> list[Command]:
+        """The commands that were ever sent for a transaction."""
+        return [command for command in self.courier.all if command.gid == gid]
+
+    async def quiet(self) -> None:
+        """Let everything happen that needs no time."""
+        for _ in range(200):
+            await asyncio.sleep(0)
+
+
+METHODS = Methods("/p.S/Try", "/p.S/Confirm", "/p.S/Cancel")
+
+
+def ask(step: str, participant: str = "bank", request: bytes = b"request", timeout: float | None = None) -> Ask:
+    """A branch."""
+    return Ask(step, participant, METHODS, request, request, timeout)
+
+
+def scenario(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """A test that runs on virtual time, in several orders of what is ready."""
+
+    def runs() -> None:
+        for seed in range(8):
+            run(seed, test())
+
+    runs.__name__ = test.__name__
+    runs.__doc__ = test.__doc__
+    return runs
+
+
+async def decided(task: Awaitable[Transaction]) -> State:
+    """The state that a call told."""
+    return (await task).state
