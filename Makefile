@@ -26,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-floor servers lint format pytest protos protos-check freeze-protos bench clean check-python
+.PHONY: help venv demo test test-floor servers lint format pytest protos protos-check docs test-node freeze-protos bench clean check-python
 
 help: ## Show this list
 	@echo "The TCC toolkit. Targets:"
@@ -61,6 +61,12 @@ protos: $(READY) $(GENERATOR_READY) ## Generate the committed stubs from protos/
 
 protos-check: $(READY) $(GENERATOR_READY) ## Check that the committed stubs are what protos/ gives
 	@$(PROTOS) check
+
+docs: $(READY) ## Make the parts of docs/ that come from the code
+	@$(BIN)/python tools/docs.py write
+
+test-node: $(READY) ## Run the Node client of docs/other-languages.md (needs node and npm, and their registry)
+	@$(BIN)/python -m tests.docs.node_client
 
 freeze-protos: $(READY) ## Take the present contract as the frozen one (after adding to it)
 	@$(BIN)/python -m tests.project.frozen_contract

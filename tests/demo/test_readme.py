@@ -24,18 +24,17 @@ MANAGER = "127.0.0.1:7070"
 LINES = 40
 
 
-def blocks() -> dict[str, str]:
-    """The README's code by the file name that the text before it says, or by its first line."""
+def blocks(document: str) -> dict[str, str]:
+    """A document's code by the file name that the text before it says, or by its first line."""
     found = {}
-    before = README
-    for text, kind, code in re.findall(r"(.*?)^```(\w+)\n(.*?)^```$", before, re.DOTALL | re.MULTILINE):
+    for text, kind, code in re.findall(r"(.*?)^```(\w+)\n(.*?)^```$", document, re.DOTALL | re.MULTILINE):
         paragraph = text.strip().rpartition("\n\n")[2]
         names = re.findall(r"`([\w/]+\.(?:proto|py|toml))`", paragraph)
         found[names[-1] if names and kind != "sh" else code.partition("\n")[0]] = code
     return found
 
 
-BLOCKS = blocks()
+BLOCKS = blocks(README)
 
 
 @dataclass(frozen=True)
