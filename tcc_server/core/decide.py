@@ -50,6 +50,8 @@ from tcc_server.core.model import (
     Decision,
     HistoryEntry,
     Key,
+    Moment,
+    OutcomeKind,
     Reservation,
     Settlement,
     State,
@@ -59,6 +61,8 @@ from tcc_server.core.model import (
 from tcc_server.core.policy import Policy
 
 _UNDECIDED_TRY = (Reservation.PENDING, Reservation.UNKNOWN)
+_BUSY_WAIT = 0.5
+"""Seconds before a busy branch is asked again, where it gives no hint."""
 _STANDS_IN_THE_WAY = (Reservation.REFUSED, Reservation.DECLINED, Reservation.UNKNOWN)
 
 
@@ -195,6 +199,8 @@ class _Turn:
         position = self.tx.find(signal.step)
         if position is None or self.tx.state is not State.TRYING:
             return
+        if self._is_too_late():
+            return
         branch = self.tx.branches[position]
         if branch.try_in_flight != signal.attempt or branch.reservation not in _UNDECIDED_TRY:
             return
@@ -205,11 +211,20 @@ class _Turn:
             due = self.at.mono + max(wait, signal.retry_after or 0.0)
             if due >= branch.try_deadline:
                 due = None  # no attempt can follow, so nothing more can be learned
-        expires_at = None
+        expires = None
         if reservation is Reservation.RESERVED and signal.expires_in is not None:
-            expires_at = signal.sent_at + signal.expires_in
-        self.record(TryNoted(position, reservation, signal.status, signal.reply, expires_at, self.at.wall, due))
+            sent = signal.sent
+            expires = Moment(sent.mono + signal.expires_in, sent.wall + signal.expires_in)
+        noted = TryNoted(position, reservation, signal.status, signal.reply, expires, self.at.wall, due)
+        self.record(noted, self._told(reservation, due))
         self._decide_if_known(position)
+
+    def _told(self, reservation: Reservation, due: float | None) -> Write:
+        """An interactive client that hears of a refusal must never find the branch confirmed: it is written first."""
+        is_over = reservation in (Reservation.REFUSED, Reservation.DECLINED) or (
+            reservation is Reservation.UNKNOWN and due is None
+        )
+        return Write.BODY if self.tx.interactive and is_over else Write.NOTHING
 
     def _decide_if_known(self, position: int) -> None:
         tx = self.tx
@@ -227,7 +242,7 @@ class _Turn:
     # Deciding
 
     def confirm(self) -> None:
-        if self.tx.state is not State.TRYING or not self.tx.interactive:
+        if self.tx.state is not State.TRYING or not self.tx.interactive or self._is_too_late():
             return
         if any(map(is_trying, self.tx.branches)):
             if not self.tx.confirm_wanted:
@@ -245,8 +260,8 @@ class _Turn:
             refused = Reservation.DECLINED in reservations
             self._decide(Decision.CANCEL, CancelReason.REFUSED if refused else CancelReason.DEADLINE)
             return
-        expiries = [branch.expires_at for branch in self.tx.branches if branch.expires_at is not None]
-        if expiries and self.at.wall + self.policy.expiry_margin >= min(expiries):
+        expiries = [branch.expires for branch in self.tx.branches if branch.expires is not None]
+        if expiries and self.at.mono + self.policy.expiry_margin >= min(expiries):
             self._decide(Decision.CANCEL, CancelReason.EXPIRY, "a reservation would have expired before its Confirm")
             return
         self._decide(Decision.CONFIRM, CancelReason.NONE)
@@ -289,12 +304,16 @@ class _Turn:
             self._finish_if_settled()
             return
         branch = self.tx.branches[position]
-        failures = branch.failures + rule.is_failure
-        wait = self.policy.retry_wait(signal.retry_after, failures, self.dice(position))
+        # Nobody there is no failed outcome: it makes the backoff grow, and raises attention only by age.
+        is_failure = rule.is_failure and not signal.unreachable
+        failures = branch.failures + is_failure
+        tries = failures + (branch.unreached + 1 if signal.unreachable else 0)
+        hint = _BUSY_WAIT if signal.kind is OutcomeKind.BUSY and signal.retry_after is None else signal.retry_after
+        wait = self.policy.retry_wait(hint, tries, self.dice(position))
         if rule.wants_person:
             wait = max(self.policy.no_try_interval, wait)
         self.record(
-            OutcomeNoted(position, signal.kind, signal.text, rule.is_failure, self.at.mono + wait, signal.unreachable)
+            OutcomeNoted(position, signal.kind, signal.text, is_failure, self.at.mono + wait, signal.unreachable)
         )
         if rule.wants_person or failures >= self.policy.attention_failures:
             what = f"step {branch.ask.step} at {branch.ask.participant}: {signal.text or signal.kind.name}"
@@ -310,8 +329,15 @@ class _Turn:
             return
         mixed = Settlement.CONTRADICTED in settlements
         if mixed:
-            self._flag("a participant contradicts the decision: mend it by hand")
+            self._note_contradiction()
         self.record(Finished(State.MIXED if mixed else rules.FINISHED[self.tx.state], self.at.wall), Write.PROGRESS)
+
+    def _note_contradiction(self) -> None:
+        for branch in self.tx.branches:
+            if branch.settlement is Settlement.CONTRADICTED:
+                what = f"step {branch.ask.step} at {branch.ask.participant} contradicts the decision: mend it by hand"
+                self.record(Noted(HistoryEntry(self.at.wall, "contradicted", self._replica, what)))
+                self.record(Flagged(what))
 
     def _flag(self, text: str) -> None:
         if self.tx.attention:
@@ -329,17 +355,24 @@ class _Turn:
 
     def _trying_timer(self) -> None:
         now = self.at.mono
-        if now >= self.tx.deadline:
-            self._decide(Decision.CANCEL, CancelReason.DEADLINE)
+        if self._is_too_late():
             return
         for position, branch in enumerate(self.tx.branches):
             if is_trying(branch) and now >= branch.try_deadline:
-                self.record(TryNoted(position, Reservation.UNKNOWN, *_given_up(branch), None, self.at.wall, None))
+                noted = TryNoted(position, Reservation.UNKNOWN, *_given_up(branch), None, self.at.wall, None)
+                self.record(noted, self._told(Reservation.UNKNOWN, None))
                 self._decide_if_known(position)
                 if self.tx.state is not State.TRYING:
                     return
             elif branch.try_due is not None and now >= branch.try_due:
                 self.send_try(position)
+
+    def _is_too_late(self) -> bool:
+        """Cancels what is past its deadline, whatever else is to be said: the timer may come last after a pause."""
+        if self.at.mono < self.tx.deadline:
+            return False
+        self._decide(Decision.CANCEL, CancelReason.DEADLINE)
+        return True
 
     def _command_timer(self) -> None:
         now = self.at.mono
@@ -355,7 +388,9 @@ class _Turn:
         if self.tx.state not in rules.DECISION_OF:
             return
         for position, branch in enumerate(self.tx.branches):
-            if branch.due is not None and branch.waiting and branch.ask.participant == participant:
+            if branch.due is None or branch.ask.participant != participant:
+                continue
+            if branch.waiting or branch.unreached:
                 due = self.at.mono + self.dice(position) * self.policy.seen_spread
                 if due < branch.due:
                     self.record(CommandDue(position, due))
@@ -364,7 +399,7 @@ class _Turn:
         self.record(Noted(HistoryEntry(self.at.wall, "adopted", self._replica, f"found {self.tx.state.value}")))
         if self.tx.state is State.TRYING:
             for position, branch in enumerate(self.tx.branches):
-                if branch.reservation in _UNDECIDED_TRY:
+                if branch.reservation in _UNDECIDED_TRY and not branch.given_up:
                     self.record(TryDue(position, self.at.mono))
             self._trying_timer()
             return

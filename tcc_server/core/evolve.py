@@ -21,7 +21,7 @@ from tcc_server.core.messages import (
     TryNoted,
     TrySent,
 )
-from tcc_server.core.model import Branch, HistoryEntry, Settlement, Transaction
+from tcc_server.core.model import Branch, HistoryEntry, Reservation, Settlement, State, Transaction
 
 HISTORY_LIMIT = 64
 """Entries kept at most; what is dropped are the oldest `adopted` and `attention` ones, never a person's."""
@@ -45,7 +45,7 @@ def evolve(tx: Transaction, event: Event) -> Transaction:
                     try_sent_at=branch.try_sent_at or at,
                 ),
             )
-        case TryNoted(position, reservation, status, reply, expires_at, answered_at, due):
+        case TryNoted(position, reservation, status, reply, expires, answered_at, due):
             return _with(
                 tx,
                 position,
@@ -54,7 +54,9 @@ def evolve(tx: Transaction, event: Event) -> Transaction:
                     reservation=reservation,
                     status=status,
                     reply=reply,
-                    expires_at=expires_at,
+                    expires_at=None if expires is None else expires.wall,
+                    expires=None if expires is None else expires.mono,
+                    given_up=reservation is Reservation.UNKNOWN and due is None,
                     try_answered_at=answered_at,
                     try_in_flight=0,
                     try_due=due,
@@ -89,7 +91,8 @@ def evolve(tx: Transaction, event: Event) -> Transaction:
             )
             return replace(_with(tx, position, settled), unrecorded=True)
         case Finished(state, at):
-            return replace(tx, state=state, finished_at=at)
+            # What had to be looked at is over, unless a participant broke its promise; the history keeps it.
+            return replace(tx, state=state, finished_at=at, attention=state is State.MIXED)
         case Enlisted(ask, try_deadline):
             return replace(tx, branches=(*tx.branches, Branch(ask, try_deadline=try_deadline)))
         case TryDue(position, due):
@@ -109,7 +112,8 @@ def evolve(tx: Transaction, event: Event) -> Transaction:
                     failures=branch.failures + is_failure,
                     last_error=text if is_failure else branch.last_error,
                     unanswered=0,
-                    waiting=unreachable,
+                    waiting=False,
+                    unreached=branch.unreached + 1 if unreachable else 0,
                     due=due,
                 ),
             )

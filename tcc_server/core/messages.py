@@ -70,9 +70,9 @@ class TryAnswered:
 
     Attributes:
         marked: the answer had `tcc-refused: 1`.
-        expires_in: seconds for which the reservation holds, counted from `sent_at`; None: it does not expire.
+        expires_in: seconds for which the reservation holds, counted from `sent`; None: it does not expire.
         retry_after: seconds that a RetryInfo asks for.
-        sent_at: when this attempt was sent, on the wall clock.
+        sent: when this attempt was sent.
     """
 
     step: str
@@ -82,7 +82,7 @@ class TryAnswered:
     reply: bytes = b""
     expires_in: float | None = None
     retry_after: float | None = None
-    sent_at: float = 0.0
+    sent: Moment = Moment(0.0, 0.0)  # noqa: RUF009  frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,7 @@ class OutcomeArrived:
         phase: the phase that was carried out, as the decision that it belongs to.
         text: code, message or reason, for people.
         retry_after: seconds; None: the manager's own backoff.
+        unreachable: nobody was there to answer.
     """
 
     step: str
@@ -156,7 +157,7 @@ class TryNoted:
     reservation: Reservation
     status: Status
     reply: bytes
-    expires_at: float | None
+    expires: Moment | None
     answered_at: float
     due: float | None
 

@@ -142,11 +142,14 @@ class Branch:
     Attributes:
         status: of the last answer to the Try; None before the first.
         expires_at: when the reservation expires, on the wall clock; None: never.
+        expires: the same on the monotonic clock, by which it is judged.
+        given_up: the Try stays unknown; its client was told so.
         try_due: when to send the next Try attempt; None: none is wanted, or one is in flight.
         try_deadline: when its Try is given up.
         due: when to send the command (again); None: nothing is owed.
         unanswered: commands in a row that no outcome answered, for the answer timeout's doubling.
         waiting: a command was sent and is unanswered.
+        unreached: outcomes in a row that say that nobody was there.
     """
 
     ask: Ask
@@ -154,6 +157,8 @@ class Branch:
     status: Status | None = None
     reply: bytes = b""
     expires_at: float | None = None
+    expires: float | None = None
+    given_up: bool = False
     try_attempts: int = 0
     try_in_flight: int = 0
     try_due: float | None = None
@@ -166,6 +171,7 @@ class Branch:
     failures: int = 0
     unanswered: int = 0
     waiting: bool = False
+    unreached: int = 0
     due: float | None = None
     last_error: str = ""
     sent_at: float = 0.0

@@ -46,21 +46,25 @@ def encode(tx: Transaction, *, with_body: bool, wake: float | None, at: Moment, 
 
 
 def decode(row: Row, at: Moment) -> Transaction:
-    """The transaction in a row that was read, seen from the moment `at`."""
+    """The transaction in a row that was read, seen from the moment `at`; without branches where it has no body.
+
+    A wall clock that was set back while nobody looked must not make anything last longer than it was to last.
+    """
     body = pb.Body.FromString(row.body or b"")
     progress = pb.Progress.FromString(row.progress)
-    deadline = at.mono + (body.deadline - at.wall)
+    deadline_at = body.deadline or progress.deadline
+    deadline = at.mono + _left(deadline_at, row.begun_at, at)
     commands = list(progress.commands)
     commands += [pb.Command()] * (len(body.branches) - len(commands))
     return Transaction(
         key=row.key,
         name=row.name,
-        interactive=body.interactive,
+        interactive=body.interactive or progress.interactive,
         state=row.state,
         begun_at=row.begun_at,
-        deadline_at=body.deadline,
+        deadline_at=deadline_at,
         deadline=deadline,
-        traceparent=body.traceparent,
+        traceparent=body.traceparent or progress.traceparent,
         tracestate=body.tracestate,
         version=row.version,
         branches=tuple(
@@ -69,7 +73,7 @@ def decode(row: Row, at: Moment) -> Transaction:
         ),
         cancel_reason=CancelReason(progress.cancel_reason),
         decided_at=row.decided_at,
-        decided=at.mono if row.decided_at is None else at.mono + (row.decided_at - at.wall),
+        decided=at.mono if row.decided_at is None else at.mono + min(0.0, row.decided_at - at.wall),
         decided_text=progress.decided_text,
         finished_at=row.finished_at,
         attention=row.attention,
@@ -106,12 +110,20 @@ def _body(tx: Transaction) -> bytes:
             try_attempts=branch.try_attempts,
             try_sent_at=branch.try_sent_at,
             try_answered_at=branch.try_answered_at,
+            given_up=branch.given_up,
         )
     return body.SerializeToString()
 
 
 def _progress(tx: Transaction) -> bytes:
-    progress = pb.Progress(cancel_reason=int(tx.cancel_reason), last_error=tx.last_error, decided_text=tx.decided_text)
+    progress = pb.Progress(
+        cancel_reason=int(tx.cancel_reason),
+        last_error=tx.last_error,
+        decided_text=tx.decided_text,
+        interactive=tx.interactive,
+        deadline=tx.deadline_at,
+        traceparent=tx.traceparent,
+    )
     if tx.decided_at is not None:
         for branch in tx.branches:
             progress.commands.add(
@@ -132,7 +144,8 @@ def _branch(branch: pb.Branch, command: pb.Command, begun_at: float, at: Moment,
     timeout = branch.try_timeout or None
     answered = bool(branch.try_answered_at)
     started = branch.try_sent_at or begun_at
-    try_deadline = deadline if timeout is None else min(deadline, at.mono + (started + timeout - at.wall))
+    try_deadline = deadline if timeout is None else min(deadline, at.mono + _left(started + timeout, started, at))
+    expires_at = branch.expires_at or None
     return Branch(
         ask=Ask(
             step=branch.step,
@@ -146,7 +159,9 @@ def _branch(branch: pb.Branch, command: pb.Command, begun_at: float, at: Moment,
         reservation=Reservation(branch.reservation),
         status=Status(branch.code, branch.message, branch.details) if answered else None,
         reply=branch.reply,
-        expires_at=branch.expires_at or None,
+        expires_at=expires_at,
+        expires=None if expires_at is None else at.mono + _left(expires_at, started, at),
+        given_up=branch.given_up,
         try_attempts=branch.try_attempts,
         try_deadline=try_deadline,
         try_sent_at=branch.try_sent_at,
@@ -159,3 +174,8 @@ def _branch(branch: pb.Branch, command: pb.Command, begun_at: float, at: Moment,
         sent_at=command.sent_at,
         settled_at=command.settled_at,
     )
+
+
+def _left(until: float, since: float, at: Moment) -> float:
+    """Seconds left until a wall time, never more than there were at first."""
+    return min(until - at.wall, until - since)

@@ -38,6 +38,7 @@ class Bench:
         self.policy = policy or Policy()
         self.mono = 100.0
         self.dice = 0.5
+        self.wall_shift = 0.0
         self.events: list[Event] = []
         self.effects: list[Effect] = []
         self.writes = 0
@@ -50,7 +51,7 @@ class Bench:
 
     def now(self) -> Circumstance:
         """This moment."""
-        return Circumstance(Moment(self.mono, WALL + self.mono), self.dice, "r1")
+        return Circumstance(Moment(self.mono, WALL + self.mono + self.wall_shift), self.dice, "r1")
 
     def signal(self, signal: Signal) -> Answer:
         """Let the core answer; the events it gives must make the transaction that it says."""
@@ -78,17 +79,28 @@ class Bench:
                 b"reply",
                 more.get("expires_in"),
                 retry_after,
-                sent_at=WALL + self.mono,
+                sent=Moment(self.mono, WALL + self.mono),
             )
         )
 
     def outcome(
-        self, step: str, kind: OutcomeKind = OutcomeKind.DONE, *, phase: Decision | None = None, **more: float
+        self,
+        step: str,
+        kind: OutcomeKind = OutcomeKind.DONE,
+        *,
+        phase: Decision | None = None,
+        unreachable: bool = False,
+        **more: float,
     ) -> Answer:
         """An outcome comes, of the decision's phase unless said otherwise."""
         return self.signal(
             OutcomeArrived(
-                step, phase or self.tx.decision or Decision.CONFIRM, kind, kind.name, more.get("retry_after")
+                step,
+                phase or self.tx.decision or Decision.CONFIRM,
+                kind,
+                kind.name,
+                more.get("retry_after"),
+                unreachable,
             )
         )
 

@@ -163,3 +163,45 @@ def test_a_new_owner_sends_again_what_is_not_settled(answered: bool) -> None:
     answer = bench.signal(Resumed())
     steps = [bench.tx.branches[e.position].ask.step for e in answer.effects if isinstance(e, SendCommand)]
     assert steps == (["b"] if answered else ["a", "b"])
+
+
+def test_a_busy_branch_without_a_hint_is_asked_at_a_pace() -> None:
+    bench = confirming("a")
+    for _ in range(200):
+        if bench.mono >= 110:
+            break
+        sent = len(bench.commands())
+        bench.outcome("a", OutcomeKind.BUSY)
+        while len(bench.commands()) == sent:
+            bench.pass_time(0.1)
+    assert len(bench.commands()) <= 25
+
+
+def test_a_participant_that_is_not_there_raises_attention_by_age_alone() -> None:
+    bench = confirming("a")
+    flags = []
+    while bench.mono < 100 + 320:
+        bench.outcome("a", OutcomeKind.RETRY, unreachable=True)
+        bench.pass_time(12)
+        flags.append((bench.mono, bench.tx.attention))
+    assert not any(flag for at, flag in flags if at < 399)
+    assert flags[-1][1]
+    assert bench.tx.branches[0].failures == 0
+
+
+def test_attention_ends_with_the_transaction_and_stays_in_its_history() -> None:
+    bench = confirming("a")
+    bench.outcome("a", OutcomeKind.NO_TRY)
+    bench.outcome("a")
+    assert (bench.tx.state, bench.tx.attention) == (State.CONFIRMED, False)
+    assert "attention" in [entry.what for entry in bench.tx.history]
+
+
+def test_a_contradiction_is_told_also_where_attention_was_raised_before() -> None:
+    bench = confirming("a", "b")
+    bench.outcome("a", OutcomeKind.NO_TRY)
+    bench.outcome("a", OutcomeKind.CONTRADICTED)
+    bench.outcome("b")
+    assert (bench.tx.state, bench.tx.attention) == (State.MIXED, True)
+    assert "contradicts" in bench.tx.last_error
+    assert [entry.what for entry in bench.tx.history] == ["attention", "contradicted"]

@@ -211,3 +211,57 @@ def test_a_new_owner_that_comes_after_the_deadline_cancels() -> None:
     bench.mono += 6
     bench.signal(Resumed())
     assert bench.tx.cancel_reason is CancelReason.DEADLINE
+
+
+@pytest.mark.parametrize(
+    ("code", "marked"), [("FAILED_PRECONDITION", True), ("FAILED_PRECONDITION", False), ("NOT_FOUND", False)]
+)
+def test_an_interactive_client_hears_of_a_refusal_only_once_it_is_written(code: str, marked: bool) -> None:
+    bench = Bench(interactive=True)
+    bench.signal(EnlistAsked(ask("a")))
+    assert bench.answer_try("a", code, marked=marked).write is Write.BODY
+
+
+def test_a_reservation_of_an_interactive_transaction_needs_no_write_of_its_own() -> None:
+    bench = Bench(interactive=True)
+    bench.signal(EnlistAsked(ask("a")))
+    assert bench.answer_try("a").write is Write.NOTHING
+
+
+def test_a_try_that_an_interactive_client_was_told_is_unknown_stays_unknown_after_a_restart() -> None:
+    bench = Bench(interactive=True)
+    bench.signal(EnlistAsked(ask("a")))
+    assert bench.answer_try("a", "RESOURCE_EXHAUSTED", retry_after=60.0).write is Write.BODY
+    bench.signal(Resumed())
+    assert bench.tries() == [("a", 1)]
+    bench.signal(ConfirmAsked())
+    assert bench.tx.decision is Decision.CANCEL
+
+
+def test_an_expiry_is_judged_by_the_monotonic_clock() -> None:
+    bench = Bench("a", "b")
+    bench.answer_try("a", expires_in=5.0)
+    bench.pass_time(15)
+    bench.wall_shift = -3600.0
+    bench.answer_try("b")
+    assert bench.tx.cancel_reason is CancelReason.EXPIRY
+
+
+@pytest.mark.parametrize("interactive", [False, True])
+def test_an_answer_that_is_processed_after_the_deadline_confirms_nothing(interactive: bool) -> None:
+    bench = Bench(interactive=True) if interactive else Bench("a")
+    if interactive:
+        bench.signal(EnlistAsked(ask("a")))
+        bench.signal(ConfirmAsked())
+    bench.mono += 600  # a pause, in which no timer fired
+    bench.answer_try("a")
+    assert bench.tx.cancel_reason is CancelReason.DEADLINE
+
+
+def test_a_confirm_that_is_processed_after_the_deadline_cancels() -> None:
+    bench = Bench(interactive=True)
+    bench.signal(EnlistAsked(ask("a")))
+    bench.answer_try("a")
+    bench.mono += 600
+    bench.signal(ConfirmAsked())
+    assert bench.tx.cancel_reason is CancelReason.DEADLINE

@@ -122,6 +122,7 @@ class Branch(_message.Message):
     TRY_ATTEMPTS_FIELD_NUMBER: _builtins.int
     TRY_SENT_AT_FIELD_NUMBER: _builtins.int
     TRY_ANSWERED_AT_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     participant: _builtins.str
     try_method: _builtins.str
@@ -139,6 +140,8 @@ class Branch(_message.Message):
     try_attempts: _builtins.int
     try_sent_at: _builtins.float
     try_answered_at: _builtins.float
+    given_up: _builtins.bool
+    """The Try stays unknown, and an interactive client was told so."""
     @_builtins.property
     def metadata(self) -> _containers.RepeatedCompositeFieldContainer[Global___Metadata]: ...
     def __init__(
@@ -162,10 +165,11 @@ class Branch(_message.Message):
         try_attempts: _builtins.int = ...,
         try_sent_at: _builtins.float = ...,
         try_answered_at: _builtins.float = ...,
+        given_up: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_method", b"cancel_method", "code", b"code", "confirm_method", b"confirm_method", "details", b"details", "expires_at", b"expires_at", "message", b"message", "metadata", b"metadata", "participant", b"participant", "reply", b"reply", "request", b"request", "request_hash", b"request_hash", "reservation", b"reservation", "step", b"step", "try_answered_at", b"try_answered_at", "try_attempts", b"try_attempts", "try_method", b"try_method", "try_sent_at", b"try_sent_at", "try_timeout", b"try_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_method", b"cancel_method", "code", b"code", "confirm_method", b"confirm_method", "details", b"details", "expires_at", b"expires_at", "given_up", b"given_up", "message", b"message", "metadata", b"metadata", "participant", b"participant", "reply", b"reply", "request", b"request", "request_hash", b"request_hash", "reservation", b"reservation", "step", b"step", "try_answered_at", b"try_answered_at", "try_attempts", b"try_attempts", "try_method", b"try_method", "try_sent_at", b"try_sent_at", "try_timeout", b"try_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,9 +208,16 @@ class Progress(_message.Message):
     COMMANDS_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     DECIDED_TEXT_FIELD_NUMBER: _builtins.int
+    INTERACTIVE_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     cancel_reason: _builtins.int
     last_error: _builtins.str
     decided_text: _builtins.str
+    interactive: _builtins.bool
+    """The same as in the body, so that a list needs no bodies."""
+    deadline: _builtins.float
+    traceparent: _builtins.str
     @_builtins.property
     def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___Command]: ...
     @_builtins.property
@@ -219,10 +230,13 @@ class Progress(_message.Message):
         commands: _abc.Iterable[Global___Command] | None = ...,
         history: _abc.Iterable[Global___HistoryEntry] | None = ...,
         decided_text: _builtins.str = ...,
+        interactive: _builtins.bool = ...,
+        deadline: _builtins.float = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "commands", b"commands", "decided_text", b"decided_text", "history", b"history", "last_error", b"last_error"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "commands", b"commands", "deadline", b"deadline", "decided_text", b"decided_text", "history", b"history", "interactive", b"interactive", "last_error", b"last_error", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
