@@ -9,10 +9,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from opentelemetry.trace import TracerProvider
+
 import tcc
+from tcc.tracing.export import Exporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +28,23 @@ class Options:
         database: an SQLite file, or a URL.
         name: the participant's name, as the manager knows it.
         rabbitmq: url of the RabbitMQ that commands come through; None: they come by gRPC.
+        redis: url of the Redis that keeps double deliveries apart; None: only the fence does.
+        otlp: where spans go, http://HOST:PORT; None: nowhere.
     """
 
     listen: str
     database: str
     name: str
     rabbitmq: str | None = None
+    redis: str | None = None
+    otlp: str | None = None
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Options:
         """From the command line."""
-        return cls(arguments.listen, arguments.database, arguments.name, arguments.rabbitmq)
+        return cls(
+            arguments.listen, arguments.database, arguments.name, arguments.rabbitmq, arguments.redis, arguments.otlp
+        )
 
 
 def parser(service: str, description: str, *, port: int, name: str) -> argparse.ArgumentParser:
@@ -55,12 +65,38 @@ def parser(service: str, description: str, *, port: int, name: str) -> argparse.
     made.add_argument(
         "--rabbitmq", metavar="URL", help="amqp://USER:PASSWORD@HOST:PORT/VHOST, to consume commands from"
     )
+    made.add_argument("--redis", metavar="URL", help="redis://HOST:PORT/0, to keep double deliveries apart")
+    made.add_argument(
+        "--otlp", metavar="URL", help="http://HOST:PORT of an OTLP gRPC receiver, such as Jaeger, for spans"
+    )
     return made
 
 
-def participant_server(options: Options, fence: tcc.SqlFence) -> tcc.ParticipantServer:
+@asynccontextmanager
+async def traced(options: Options) -> AsyncIterator[TracerProvider | None]:
+    """Where spans go, until the end; None where they go nowhere."""
+    if options.otlp is None:
+        yield None
+        return
+    exporter = Exporter(options.name, options.otlp)
+    try:
+        yield exporter.provider
+    finally:
+        await exporter.close()
+
+
+def participant_server(
+    options: Options, fence: tcc.SqlFence, spans: TracerProvider | None = None
+) -> tcc.ParticipantServer:
     """The server, for servicers to be added to."""
-    return tcc.ParticipantServer(options.listen, fence=fence, name=options.name, rabbitmq=options.rabbitmq)
+    return tcc.ParticipantServer(
+        options.listen,
+        fence=fence,
+        name=options.name,
+        lock=None if options.redis is None else tcc.RedisLock(options.redis),
+        rabbitmq=options.rabbitmq,
+        tracer_provider=spans,
+    )
 
 
 async def run(server: tcc.ParticipantServer, options: Options, what: str) -> None:

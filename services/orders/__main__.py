@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tcc
 from services._database import opened
-from services._server import Options, main, parser, participant_server, run
+from services._server import Options, main, parser, participant_server, run, traced
 from services.orders._book import METADATA, Book, Terms
 from services.orders._placing import Placing
 from services.orders._service import Orders, Placement
@@ -24,11 +24,12 @@ async def serve(options: Options, manager_at: str, terms: Terms) -> None:
         tcc.plan.participant(name)  # a name that can't be is said now, not to the first customer
     async with (
         opened(options.database, METADATA) as fence,
-        tcc.Manager(manager_at, connect_timeout=CONNECT_TIMEOUT) as manager,
+        traced(options) as spans,
+        tcc.Manager(manager_at, connect_timeout=CONNECT_TIMEOUT, tracer_provider=spans) as manager,
     ):
         book = Book(fence)
         async with Placing(book, manager) as placing:
-            server = participant_server(options, fence)
+            server = participant_server(options, fence, spans)
             add_PlacementServicer_to_server(Placement(fence), server)
             add_OrdersServicer_to_server(Orders(book, placing, terms), server)
             await run(server, options, "orders")
