@@ -1,4 +1,4 @@
-"""Runs the Node client of docs/other-languages.md for real, by `make test-node`; it needs npm, so `make test` is without.
+"""Runs the Node client of docs/other-languages.md for real: `make test-node`. It needs npm; `make test` does without.
 
 A bank and a manager are started, the client transfers money, repeats itself, and is refused.
 """
