@@ -59,6 +59,8 @@ def _child(order: dict[str, str]) -> None:
         code = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+        _say(pid=os.getpid(), port=0)  # the test need not wait any longer
     finally:
         sys.stderr.flush()
         os._exit(code)

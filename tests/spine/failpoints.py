@@ -57,7 +57,7 @@ class _Log:
         self._within, self._points = within, points
         self.open, self.close = within.open, within.close
         self.load, self.list, self.adopt = within.load, within.list, within.adopt
-        self.lapsed = within.lapsed
+        self.lapsed, self.shared = within.lapsed, within.shared
 
     async def append(self, row: Row) -> None:
         use = self._points.enter("append")

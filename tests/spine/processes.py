@@ -122,6 +122,8 @@ class Nursery:
                 child = Child(said["pid"], stderr)
                 self._children.append(child)
         child.port = port[child.pid]
+        if not child.port:
+            raise AssertionError(f"the process did not start: {stderr.read_text()}")
         return child
 
 
