@@ -2,6 +2,8 @@
 
 Order of starting: log, engine (which adopts what a dead manager left), gRPC, health. Order of stopping, the reverse:
 health first, then no new work, then what is in progress ends, then gRPC, engine, log.
+
+A manager whose lease in a shared log has lapsed drops everything but its gRPC server, and begins anew under a new id.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from tcc_server.log.sqlite import SqliteLog
 _log = structlog.get_logger(__name__)
 
 SERVICE = manager_pb2.DESCRIPTOR.services_by_name["TransactionManager"].full_name
+_NEW_LEASE_PAUSE = 1.0
 _MESSAGE_LIMIT = 8 * 1024 * 1024
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # two managers on one port would share it in silence
@@ -74,6 +77,7 @@ class ManagerApp:
         self._engine: Engine | None = None
         self._channels: Channels | None = None
         self._row_log: Log | None = None
+        self._lease_watch: asyncio.Task[None] | None = None
         self._exporter: Exporter | None = None
         self._tracing = Tracing()
         self.port = 0
@@ -88,19 +92,16 @@ class ManagerApp:
         if config.tracing.otlp:
             self._exporter = Exporter(config.tracing.service, config.tracing.otlp, sample=config.tracing.sample)
             self._tracing = Tracing(self._exporter.provider)
-        replica = RandomIds().replica_id()
         try:
-            self._row_log = _log_of(config, replica)
-            await self._row_log.open()
-        except LogUnavailable as error:
-            self._row_log = None
-            raise StartError(str(error)) from error
-        try:
-            await self._start_engine(self._row_log, replica)
+            replica = await self._start_replica()
             await self._start_server()
+        except LogUnavailable as error:
+            await self.stop()
+            raise StartError(str(error)) from error
         except BaseException:
             await self.stop()
             raise
+        self._lease_watch = asyncio.create_task(self._watch_lease(), name="lease-watch")
         _log.info(
             "serving",
             listen=self.listen,
@@ -129,6 +130,10 @@ class ManagerApp:
 
     async def stop(self) -> None:
         """Drain: begin nothing new, let calls in progress end, then let go of everything. Idempotent."""
+        if self._lease_watch is not None:
+            self._lease_watch.cancel()
+            await asyncio.wait({self._lease_watch})
+            self._lease_watch = None
         if self._health is not None:
             await self._health.enter_graceful_shutdown()
         if self._engine is not None:
@@ -144,16 +149,55 @@ class ManagerApp:
             self._server = None
         if self._engine is not None:
             await self._engine.close()
-            self._engine = None
+        await self._let_go()
+        if self._exporter is not None:
+            await self._exporter.close()
+            self._exporter = None
+
+    async def _start_replica(self) -> str:
+        """A log, and an engine on it, under a new id, which is given back. Raises LogUnavailable."""
+        replica = RandomIds().replica_id()
+        row_log = _log_of(self._config, replica)
+        await row_log.open()
+        self._row_log = row_log
+        await self._start_engine(row_log, replica)
+        return replica
+
+    async def _watch_lease(self) -> None:
+        while self._row_log is not None:
+            await self._row_log.lapsed()
+            await self._begin_anew()
+
+    async def _begin_anew(self) -> None:
+        """The lease has lapsed: others work on what was worked on here. Calls are told to come again meanwhile."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        replica = ""
+        while not replica:
+            if self._engine is not None:
+                await self._engine.abandon()
+            await self._let_go()
+            try:
+                replica = await self._start_replica()
+            except LogUnavailable as error:
+                _log.error("log_unavailable", error=str(error))
+                await asyncio.sleep(_NEW_LEASE_PAUSE)
+            except Exception:  # the rim: nobody waits for this, and giving up would leave a manager that does nothing
+                _log.exception("cannot_begin_anew")
+                await asyncio.sleep(_NEW_LEASE_PAUSE)
+        if self._service is not None and self._engine is not None:
+            self._service.use(self._engine)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        _log.info("serving_again", replica=replica)
+
+    async def _let_go(self) -> None:
+        """Close what an engine stood on."""
+        self._engine = None
         if self._channels is not None:
             await self._channels.close()
             self._channels = None
         if self._row_log is not None:
             await self._row_log.close()
             self._row_log = None
-        if self._exporter is not None:
-            await self._exporter.close()
-            self._exporter = None
 
     async def _start_engine(self, row_log: Log, replica: str) -> None:
         self._channels = Channels(self._endpoints)
@@ -170,17 +214,15 @@ class ManagerApp:
             bridged=frozenset(name for name, entry in self._config.participants.items() if entry.bridged),
         )
         limits = self._config.limits
-        self._engine = Engine(
+        engine = Engine(
             self._wrap(seams),
             replica=replica,
             policy=policy,
             bounds=Bounds(branches=limits.branches, payload=limits.transaction_bytes),
         )
-        try:
-            await self._engine.start()
-        except LogUnavailable as error:
-            raise StartError(f"the log cannot be read: {error}") from error
-        self._channels.watch(self._engine.seen)
+        self._engine = engine
+        await engine.start()
+        self._channels.watch(engine.seen)
 
     async def _start_server(self) -> None:
         assert self._engine is not None  # noqa: S101  started before
@@ -203,8 +245,12 @@ class ManagerApp:
             ) from error
         await server.start()
         self._server = server
-        for name in ("", SERVICE):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        if self._health is not None:
+            for name in ("", SERVICE):
+                await self._health.set(name, status)
 
 
 def _courier_of(config: Config, channels: Channels, policy: Policy, replica: str, tracing: Tracing) -> Courier:

@@ -49,6 +49,8 @@ _SETTLE_FIRST, _SETTLE_MAX = 0.05, 1.0
 _REVIVE_AFTER = 5.0
 _OUT_OF_RANGE = 11
 _LAST_WRITES = 3.0
+_STILL_OURS = 1.0
+_LEASE_LOST = "this manager lost its lease"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class Worker:
         self._tasks = Tasks()
         self._writes = Tasks()
         self._watching = Watching(seams.log)
+        self._abandoned = False
         self.silent: set[str] = set()
 
     def __len__(self) -> int:
@@ -123,12 +126,13 @@ class Worker:
 
     async def abandon(self) -> None:
         """Stop at once: this replica counts as dead, and others work on what it worked on."""
+        self._abandoned = True
         self._timers.close()
         await self._tasks.close()
         await self._writes.close()
         await self._watching.close()
         for live in self:
-            live.end(Unsettled(live.key, "this manager lost its lease"))
+            live.end(Unsettled(live.key, _LEASE_LOST))
         self._live.clear()
 
     # One signal after the other
@@ -195,7 +199,7 @@ class Worker:
         self._seams.tracing.happened("tcc decide", TraceParent(tx.traceparent, tx.tracestate), said)
 
     async def _append(self, row: Row) -> None:
-        """Append until it is known what became of it. Raises LogConflict, LogRejected."""
+        """Append until it is known what became of it. Raises LogConflict, LogRejected; Unsettled once abandoned."""
         wait = _SETTLE_FIRST
         while True:
             try:
@@ -203,6 +207,8 @@ class Worker:
                 return
             except LogUnknown as unknown:
                 _log.warning("append_unknown", gid=row.key.gid, version=row.version, error=str(unknown))
+            if self._abandoned:
+                raise Unsettled(row.key, _LEASE_LOST)
             # Only a read that shows our write_id settles it; one that does not, proves nothing until the version
             # has moved on. Appending the same row again under the same version is safe either way.
             await asyncio.sleep(wait)
@@ -288,6 +294,8 @@ class Worker:
         What nobody works on is taken up again. Raises UnknownTransaction, Unsettled.
         """
         while True:
+            if self._abandoned:
+                raise Unsettled(key, _LEASE_LOST)
             live = self._live.get(key)
             if live is not None:
                 try:
@@ -304,12 +312,12 @@ class Worker:
                 return taken
 
     async def take(self, key: Key) -> tuple[Live | Transaction, bool]:
-        """As `find`, but takes over from a living replica too; and whether it did. Raises as `find`."""
+        """As `find`, but takes over what is undecided from a living replica too; and whether it did."""
         found = await self.find(key)
         if isinstance(found, Live) or found.state.is_final:
             return found, False
         row = await self.load(key)
-        if row.elsewhere and not row.state.is_final and key not in self._live:
+        if row.elsewhere and row.decided_at is None and key not in self._live:
             taken = await self._take_over(row)
             if taken is not None:
                 return taken, True
@@ -320,7 +328,7 @@ class Worker:
         while True:
             if isinstance(found, Live):
                 try:
-                    return await found.until(condition)
+                    return await self._until(found, condition)
                 except Lost:
                     found = await self.find(found.key)
             elif found.state.is_final or condition(found):
@@ -328,6 +336,21 @@ class Worker:
             else:
                 await self._watching.changed(found.key, found.version)
                 found = await self.find(found.key)
+
+    async def _until(self, live: Live, condition: Condition) -> Transaction:
+        """As `Live.until`, but notices it when another replica took the transaction over. Raises Lost, EngineError."""
+        while _can_move(live) and self._seams.log.shared:
+            try:
+                if not await self.is_current(live):
+                    raise Lost
+            except Unsettled:
+                pass  # the log does not answer now; the next look will tell
+            try:
+                async with asyncio.timeout(_STILL_OURS):
+                    return await live.until(condition)
+            except TimeoutError:
+                continue
+        return await live.until(condition)
 
     async def _take_over(self, row: Row) -> Live | None:
         """Make a row this replica's own and work on it; None where somebody else was faster."""
@@ -433,3 +456,8 @@ class Worker:
     def circumstance(self) -> Circumstance:
         """When, by whom and with what dice a signal is answered now."""
         return Circumstance(self._seams.clock.now(), self._seams.rng.uniform(), self._replica)
+
+
+def _can_move(live: Live) -> bool:
+    """Whether another living replica may take it over: who calls about an interactive transaction calls anywhere."""
+    return live.tx is not None and live.tx.interactive and live.tx.decision is None
