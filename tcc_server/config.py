@@ -103,6 +103,9 @@ class Limits(Table):
     transaction_bytes: int = _bytes(
         1024 * 1024, "Payload of one transaction: its requests and its Try replies together.", le=4 * 1024 * 1024
     )
+    open_transactions: int = Field(
+        default=100_000, ge=1, description="Transactions in work at one manager; beyond, nothing new is begun."
+    )
     default_timeout: float = _seconds(30, "Deadline of a transaction that names none.")
     max_timeout: float = _seconds(3600, "Longest deadline that a transaction may ask for.")
 
@@ -202,7 +205,7 @@ class RabbitMQ(Table):
         description="The broker: amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps:// for TLS; without a user: guest. "
         "One vhost an installation.",
     )
-    publish_timeout: float = _seconds(5, "A message that the broker did not confirm within this may be in it or not.")
+    publish_timeout: float = _seconds(30, "A message that the broker did not confirm within this may be in it or not.")
     heartbeat: int = Field(
         default=10,
         ge=1,

@@ -1,4 +1,4 @@
-"""Consumes the commands of participants, lets them be carried out, and publishes their outcomes.
+"""Consumes the commands of a participant, lets them be carried out, and publishes their outcomes.
 
 Commands of a list are carried out side by side, each within its time; a list is acknowledged once all of its commands
 are answered, so what dies with this process is delivered to another. An outcome that cannot be handed over is dropped:
@@ -19,7 +19,7 @@ from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from google.protobuf.message import DecodeError
 
 from tcc import wire
-from tcc.amqp.link import HEARTBEAT, Link, Pauses, Session
+from tcc.amqp.link import HEARTBEAT, Link, Pauses, Session, hush
 from tcc.amqp.publishing import Sent, publish
 from tcc.amqp.topology import command_queue, declare_on
 from tcc.amqp.tracing import outcome_kind, tags_of
@@ -48,12 +48,13 @@ class CommandConsumer:
 
     Args:
         url: `amqp://USER:PASSWORD@HOST:PORT/VHOST`.
-        participants: names, whose queues are consumed.
+        participant: the name whose queue is consumed.
         handle: carries one command out.
         handler_timeout: seconds for one command, its wait for a turn included.
         messages_ahead: lists that the broker may hand over before the first of them is acknowledged.
         at_once: commands that are carried out side by side.
         publish_timeout: seconds for handing an outcome over.
+        check_every: seconds between looks at whether the broker still knows that somebody consumes.
 
     Attributes:
         messages: lists that arrived.
@@ -65,7 +66,7 @@ class CommandConsumer:
     def __init__(
         self,
         url: str,
-        participants: Sequence[str],
+        participant: str,
         handle: Handle,
         tracing: Tracing | None = None,
         *,
@@ -73,21 +74,23 @@ class CommandConsumer:
         messages_ahead: int = 16,
         at_once: int = 256,
         publish_timeout: float = 10.0,
+        check_every: float = 10.0,
         heartbeat: int = HEARTBEAT,
         pauses: Pauses | None = None,
     ) -> None:
-        self._participants = tuple(participants)
+        self._participant = participant
         self._handle = handle
         self._tracing = tracing or Tracing()
         self._handler_timeout = handler_timeout
         self._messages_ahead = messages_ahead
         self._turns = asyncio.Semaphore(at_once)
         self._publish_timeout = publish_timeout
-        name = ", ".join(self._participants)
         link = partial(Link, url, heartbeat=heartbeat, pauses=pauses)
-        self._consuming = link(name=f"{name}: commands", set_up=self._consume)
-        self._publishing = link(name=f"{name}: outcomes", set_up=_nothing)
-        self._consumed: list[tuple[AbstractQueue, str]] = []
+        self._consuming = link(name=f"{participant}: commands", set_up=self._consume)
+        self._publishing = link(name=f"{participant}: outcomes", set_up=_nothing)
+        self._consumed: tuple[AbstractQueue, str] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._check_every = check_every
         self._draining = False
         self._lists: set[asyncio.Task[None]] = set()
         self._in_hand: dict[_Branch, asyncio.Future[None]] = {}
@@ -115,7 +118,8 @@ class CommandConsumer:
         self._draining = True
         with suppress(Exception):  # a connection that fails now delivers nothing more either
             async with asyncio.timeout(max(0.1, grace)):
-                for queue, tag in self._consumed:
+                if self._consumed is not None:
+                    queue, tag = self._consumed
                     await queue.cancel(tag)
         if self._lists:
             await asyncio.wait(self._lists, timeout=grace)
@@ -123,6 +127,9 @@ class CommandConsumer:
     async def close(self) -> None:
         """Let go of everything. What was not acknowledged is delivered again, here or elsewhere. Idempotent."""
         self._draining = True
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         lists = list(self._lists)
         for task in lists:
             task.cancel()
@@ -130,15 +137,36 @@ class CommandConsumer:
         await asyncio.gather(self._consuming.close(), self._publishing.close())
 
     async def _consume(self, session: Session) -> None:
-        self._consumed = []
+        self._consumed = None
+        if self._watching is not None:
+            self._watching.cancel()
         if self._draining:
             return
         await session.channel.set_qos(prefetch_count=self._messages_ahead)
         await session.watch_consumers()
-        for participant in self._participants:
-            queue = await declare_on(session.channel, participant)
-            self._consumed.append((queue, await queue.consume(self._take)))
+        queue = await declare_on(session.channel, self._participant)
+        self._consumed = (queue, await queue.consume(self._take))
+        self._watching = asyncio.create_task(self._watch(session), name=f"{self._participant}: watch")
         self._consuming.works()
+
+    async def _watch(self, session: Session) -> None:
+        """Ends the session when the broker has no consumer on the queue.
+
+        A queue that is deleted tells its consumers; one that is deleted while they subscribe may not, and what is
+        declared in its place never hears of them (seen on RabbitMQ 3.10).
+        """
+        hush()
+        while session.stands:
+            await asyncio.sleep(self._check_every)
+            try:
+                async with asyncio.timeout(self._check_every):
+                    found = await _consumers_of(session, self._participant)
+            except Exception as error:
+                session.end(error)
+                return
+            if not found:
+                session.end(RuntimeError("the queue has forgotten its consumer"))
+                return
 
     async def _take(self, message: AbstractIncomingMessage) -> None:
         # In a task of our own: the library stops its tasks with the connection, but a handler that began should end.
@@ -242,14 +270,20 @@ class CommandConsumer:
                     session = await self._publishing.up()
                     if not await session.unblocked():
                         continue
-                    exchange = session.channel.default_exchange
                     self.published += 1
-                    sent = await publish(session, exchange, reply_to, body, timeout=self._publish_timeout)
+                    sent = await self._publish_on(session, reply_to, body)
         if sent is not Sent.CONFIRMED:
             self.unclaimed += len(outcomes)
         else:
             self._publishing.works()
         return [None] * len(outcomes)
+
+    async def _publish_on(self, session: Session, reply_to: str, body: bytes) -> Sent:
+        try:
+            return await publish(session.channel.default_exchange, reply_to, body, timeout=self._publish_timeout)
+        except Exception as error:
+            session.end(error)
+            return Sent.UNKNOWN
 
 
 class _Outlet:
@@ -281,6 +315,17 @@ async def _settle(word: Awaitable[None]) -> None:
         await word
     except Exception as error:
         _log.debug("a list was not acknowledged: %r", error)
+
+
+async def _consumers_of(session: Session, participant: str) -> int:
+    channel = session.connection.channel(publisher_confirms=False)
+    await channel.initialize()
+    try:
+        queue = await channel.declare_queue(command_queue(participant), passive=True)
+        return queue.declaration_result.consumer_count or 0
+    finally:
+        if not channel.is_closed:
+            await channel.close()
 
 
 async def _nothing(_: Session) -> None:

@@ -171,7 +171,7 @@ class Link:
             self._said.clear()
 
     async def _keep(self) -> None:
-        _ours.set(True)
+        hush()
         while True:
             try:
                 async with asyncio.timeout(self._opening):
@@ -227,6 +227,11 @@ async def _close(connection: aio_pika.Connection) -> None:
             await connection.close()
     except Exception as error:
         _log.debug("a connection did not close cleanly: %r", error)
+
+
+def hush() -> None:
+    """What the libraries log of this task's doings, and of those it starts, is not heard: `Link` says it in words."""
+    _ours.set(True)
 
 
 def _not_ours(_: logging.LogRecord) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
 
 from aiormq.exceptions import (
     AuthenticationError,
@@ -12,7 +13,6 @@ from aiormq.exceptions import (
     ProbableAuthenticationError,
     ProtocolSyntaxError,
 )
-from yarl import URL
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,18 @@ def check_url(url: str) -> None:
     """Whether this can be a RabbitMQ's URL at all. Raises ValueError that says what to do."""
     form = "must be amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps:// for TLS"
     try:
-        read = URL(url)
-    except ValueError as error:
-        raise ValueError(f"{form} ({error})") from None
-    if read.scheme not in ("amqp", "amqps") or not read.host:
+        read = urlsplit(url)
+        found = read.scheme in ("amqp", "amqps") and bool(read.hostname) and read.port != 0
+    except ValueError:
+        found = False
+    if not found:
         raise ValueError(form)
 
 
 def where(url: str) -> str:
     """A broker's address, for messages."""
-    read = URL(url)
-    return f"{read.host}:{read.port or (5671 if read.scheme == 'amqps' else 5672)}"
+    read = urlsplit(url)
+    return f"{read.hostname}:{read.port or (5671 if read.scheme == 'amqps' else 5672)}"
 
 
 def explain(error: BaseException | None, url: str) -> Problem:
@@ -52,10 +53,18 @@ def explain(error: BaseException | None, url: str) -> Problem:
         error: what was raised, or why the connection ended; None where nobody said.
         url: the connection's.
     """
-    read = URL(url)
-    user, vhost = read.user or "guest", read.path[1:] or "/"
+    read = urlsplit(url)
+    user, vhost = unquote(read.username or "guest"), unquote(read.path[1:]) or "/"
     at = f"RabbitMQ at {where(url)}"
     said = _words(error)
+    # The library expected the vhost to be opened, and keeps the broker's own words to itself.
+    if "Connection.OpenOk" in said:
+        return Problem(
+            f"{at} does not open vhost {vhost!r} to user {user!r}: rabbitmqctl add_vhost {vhost}, then "
+            f"rabbitmqctl set_permissions -p {vhost} {user} '^tcc\\.' '^(tcc\\.|amq\\.default$)' '^tcc\\.', "
+            "or name another in the url",
+            True,
+        )
     match error:
         case ProbableAuthenticationError() | AuthenticationError():
             return Problem(f"{at} does not let user {user!r} in: check user and password of the url ({said})", True)

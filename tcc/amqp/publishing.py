@@ -10,20 +10,18 @@ import aio_pika
 from aio_pika.abc import AbstractExchange
 from aio_pika.exceptions import ChannelInvalidStateError, DeliveryError, PublishError
 
-from tcc.amqp.link import Session
-
 
 class Sent(Enum):
     """What became of a publish."""
 
-    CONFIRMED = "the broker has it on disk"
+    CONFIRMED = "the broker has it"
     UNROUTABLE = "the broker gave it back: there is no such queue"
-    NOT_SENT = "the connection had ended before"
+    REFUSED = "the broker says that it could not keep it"
+    NOT_SENT = "the channel had been closed before"
     UNKNOWN = "it may be in the queue or not; publishing it again is safe"
 
 
 async def publish(
-    session: Session,
     exchange: AbstractExchange,
     routing_key: str,
     body: bytes,
@@ -35,11 +33,14 @@ async def publish(
     """Publish one message, and wait for the broker's word.
 
     Args:
-        session: that the exchange belongs to.
+        exchange: on a channel that confirms and gives back.
         body: a protobuf message.
         timeout: seconds to wait.
         reply_to: the queue for outcomes.
         time_to_live: seconds after which the broker may drop it.
+
+    Raises:
+        Exception: the channel was closed meanwhile, and why; what became of the message is unknown.
     """
     message = aio_pika.Message(
         body,
@@ -57,14 +58,13 @@ async def publish(
         return Sent.UNROUTABLE
     except ChannelInvalidStateError:
         return Sent.NOT_SENT
+    except DeliveryError:
+        return Sent.REFUSED
+    except TimeoutError:
+        return Sent.UNKNOWN
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         return Sent.UNKNOWN  # the connection's end rejects what it owes with whatever ended it, cancellations included
-    except (TimeoutError, DeliveryError):
-        return Sent.UNKNOWN
-    except Exception as error:
-        session.end(error)
-        return Sent.UNKNOWN
     return Sent.CONFIRMED

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
+from aio_pika.abc import AbstractChannel, AbstractQueue
 
 EXCHANGE: Final = "tcc.commands"
 OUTCOMES: Final = "tcc.outcomes"
@@ -26,25 +26,13 @@ def new_outcome_queue(replica: str) -> str:
     return f"{OUTCOMES}.{replica}.{secrets.token_hex(4)}"
 
 
-async def declare_command_queue(connection: AbstractConnection, participant: str) -> None:
-    """Make sure that a participant's commands have somewhere to wait.
-
-    On a channel of its own, which a queue with other arguments closes.
+async def declare_on(channel: AbstractChannel, participant: str) -> AbstractQueue:
+    """Make sure that a participant's commands have somewhere to wait: exchange, queue and binding. Gives the queue.
 
     Raises:
-        AMQPError, OSError, RuntimeError: see `tcc.amqp.problems`.
+        Exception: the broker closed the channel, as it does where the queue has other arguments; see
+            `tcc.amqp.problems`.
     """
-    channel = connection.channel(publisher_confirms=False)
-    try:
-        await channel.initialize()
-        await declare_on(channel, participant)
-    finally:
-        if channel.is_initialized and not channel.is_closed:
-            await channel.close()
-
-
-async def declare_on(channel: AbstractChannel, participant: str) -> AbstractQueue:
-    """Declare exchange, queue and binding on an open channel; gives the queue."""
     await channel.declare_exchange(EXCHANGE, "direct", durable=True)
     queue = await channel.declare_queue(command_queue(participant), durable=True, arguments={"x-queue-type": "quorum"})
     await queue.bind(EXCHANGE, participant)

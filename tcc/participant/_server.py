@@ -95,7 +95,7 @@ class ParticipantServer(grpc.aio.Server):
                 raise UsageError(f"rabbitmq {error}") from None
         self._rabbitmq = rabbitmq
         self._handler_timeout = handler_timeout
-        self._consumer: CommandConsumer | None = None
+        self._consumers: list[CommandConsumer] = []
         self._address = address
         self._name = name
         self._fence = fence
@@ -179,11 +179,16 @@ class ParticipantServer(grpc.aio.Server):
         await self._inner().start()
         self._health, self._port = health, port
         if self._rabbitmq is not None:
-            names = [participant.name for participant in self.describe().participants]
-            self._consumer = CommandConsumer(
-                self._rabbitmq, names, self._command, self._tracing, handler_timeout=self._handler_timeout
-            )
-            self._consumer.start()
+            for participant in self.describe().participants:
+                consumer = CommandConsumer(
+                    self._rabbitmq,
+                    participant.name,
+                    self._command,
+                    self._tracing,
+                    handler_timeout=self._handler_timeout,
+                )
+                consumer.start()
+                self._consumers.append(consumer)
 
     async def stop(self, grace: float | None) -> None:
         """Takes no more calls, and waits for those in progress.
@@ -197,17 +202,13 @@ class ParticipantServer(grpc.aio.Server):
         graceful_until = loop.time() + (grace or 0.0)
         if self._health is not None:
             await self._health.shut_down()
-        if self._consumer is not None:
-            await asyncio.gather(self._server.stop(grace), self._consumer.drain(grace or 0.0))
-        else:
-            await self._server.stop(grace)
+        await asyncio.gather(self._server.stop(grace), *(one.drain(grace or 0.0) for one in self._consumers))
         self._runtime.stop_taking()
         with suppress(TimeoutError):
             # gRPC does not wait for the calls that it stopped, and knows nothing of those that came another way.
             async with asyncio.timeout_at(max(graceful_until, loop.time() + _ROLLBACK)):
                 await self._runtime.idle()
-        if self._consumer is not None:
-            await self._consumer.close()
+        await asyncio.gather(*(one.close() for one in self._consumers))
         self._stopped.set()
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:

@@ -49,30 +49,31 @@ class Bridge:
         self._publish_timeout = publish_timeout
         self._heartbeat = heartbeat
         self._channels: Channels | None = None
-        self._consumer: CommandConsumer | None = None
+        self._consumers: list[CommandConsumer] = []
 
     async def start(self) -> None:
         """Begin to consume; returns at once, whether RabbitMQ and the services are there or not."""
         self._channels = Channels(self._endpoints)
         calls = CommandCaller(self._channels, self._tracing)
-        self._consumer = CommandConsumer(
-            self._url,
-            tuple(self._endpoints),
-            calls.call,
-            self._tracing,
-            handler_timeout=self._call_timeout,
-            publish_timeout=self._publish_timeout,
-            heartbeat=self._heartbeat,
-        )
-        self._consumer.start()
+        for participant in self._endpoints:
+            consumer = CommandConsumer(
+                self._url,
+                participant,
+                calls.call,
+                self._tracing,
+                handler_timeout=self._call_timeout,
+                publish_timeout=self._publish_timeout,
+                heartbeat=self._heartbeat,
+            )
+            consumer.start()
+            self._consumers.append(consumer)
         _log.info("bridging", rabbitmq=where(self._url), participants=self._endpoints)
 
     async def stop(self, grace: float = 0.0) -> None:
         """Take no more commands, give those in hand `grace` seconds, and let go of everything. Idempotent."""
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            await consumer.drain(grace)
-            await consumer.close()
+        consumers, self._consumers = self._consumers, []
+        await asyncio.gather(*(one.drain(grace) for one in consumers))
+        await asyncio.gather(*(one.close() for one in consumers))
         channels, self._channels = self._channels, None
         if channels is not None:
             await channels.close()

@@ -13,16 +13,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
-from aio_pika.abc import AbstractExchange, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
 from google.protobuf.message import DecodeError
 
-from tcc.amqp.link import HEARTBEAT, Link, Pauses, Session
-from tcc.amqp.problems import explain
+from tcc.amqp.link import HEARTBEAT, Link, Pauses, Session, hush
+from tcc.amqp.problems import Problem, explain
 from tcc.amqp.publishing import Sent, publish
-from tcc.amqp.topology import EXCHANGE, OUTCOMES, declare_command_queue, new_outcome_queue
+from tcc.amqp.topology import EXCHANGE, OUTCOMES, declare_on, new_outcome_queue
 from tcc.amqp.tracing import tags_of
 from tcc.tracing import TraceParent, Tracing
 from tcc.v1.participant_pb2 import Command, CommandList, Outcome, OutcomeList
@@ -34,6 +34,11 @@ _log = logging.getLogger(__name__)
 LIST_ITEMS = 512
 LIST_BYTES = 1024 * 1024
 _HEAD = 32
+"""So much of what cannot be decoded is shown."""
+_FRAMING = 8
+"""Bytes that a command takes in its list beside its own."""
+_OPENING, _CLOSING = 10.0, 1.0
+"""Seconds for opening a channel and declaring a queue, and for saying goodbye to one."""
 
 _Branch = tuple[str, str, str]
 
@@ -46,7 +51,8 @@ class RabbitCourier:
         replica: this replica's id; names its queue of outcomes.
         participants: those that are configured; a command for any other is answered at once.
         answer_wait: seconds that the engine waits for an outcome, given how often it waited in vain before.
-        publish_timeout: seconds after which a publish that the broker did not confirm is unknown.
+        publish_timeout: seconds after which a publish that the broker did not confirm is unknown. Until then nothing
+            more is published to that queue: more of the same would not help it.
 
     Attributes:
         published: messages handed to the broker.
@@ -62,7 +68,7 @@ class RabbitCourier:
         replica: str,
         participants: Collection[str],
         answer_wait: Callable[[int], float],
-        publish_timeout: float = 5.0,
+        publish_timeout: float = 30.0,
         heartbeat: int = HEARTBEAT,
         pauses: Pauses | None = None,
     ) -> None:
@@ -75,7 +81,6 @@ class RabbitCourier:
         link = partial(Link, url, heartbeat=heartbeat, pauses=pauses)
         self._publishing = link(name=f"manager {replica}: commands", set_up=self._set_up_publishing)
         self._consuming = link(name=f"manager {replica}: outcomes", set_up=self._set_up_consuming)
-        self._exchange: AbstractExchange | None = None
         self._reply_to = ""
         self._lines = {name: _Line(self, name) for name in participants}
         self._sink: OutcomeSink | None = None
@@ -117,17 +122,13 @@ class RabbitCourier:
             if await session.unblocked() and self._consuming.session is not None:
                 return session
 
-    async def publish(self, session: Session, participant: str, commands: Sequence[Command]) -> Sent:
-        """Publish one list."""
-        exchange = self._exchange
-        if exchange is None or not session.stands:
-            return Sent.NOT_SENT
+    async def publish(self, exchange: AbstractExchange, participant: str, commands: Sequence[Command]) -> Sent:
+        """Publish one list. Raises Exception: the channel was closed meanwhile; see `tcc.amqp.publishing`."""
         self.published += 1
         self.commands_published += len(commands)
         with ExitStack() as spans:
             body = CommandList(commands=[self._traced(command, spans) for command in commands]).SerializeToString()
             sent = await publish(
-                session,
                 exchange,
                 participant,
                 body,
@@ -150,8 +151,7 @@ class RabbitCourier:
         sent.traceparent, sent.tracestate = span.trace
         return sent
 
-    async def _set_up_publishing(self, session: Session) -> None:
-        self._exchange = await session.channel.declare_exchange(EXCHANGE, "direct", durable=True)
+    async def _set_up_publishing(self, _: Session) -> None:
         for line in self._lines.values():
             line.wake()  # declares its queue, so that what is wrong with it is said before it is needed
 
@@ -185,13 +185,17 @@ class RabbitCourier:
 
 
 class _Line:
-    """The commands of one participant that wait, by branch, and the task that publishes them while there are any."""
+    """The commands of one participant that wait, by branch, and the task that publishes them while there are any.
+
+    It has a channel of its own: in the broker, a queue that does not answer holds up the channel that publishes to it.
+    """
 
     def __init__(self, courier: RabbitCourier, participant: str) -> None:
         self._courier = courier
         self._participant = participant
         self._waiting: dict[_Branch, Command] = {}
-        self._declared_on: Session | None = None
+        self._session: Session | None = None
+        self._channel: AbstractChannel | None = None
         self._publishing: asyncio.Task[None] | None = None
         self._failures = 0
         self._said: set[str] = set()
@@ -215,56 +219,64 @@ class _Line:
             await asyncio.gather(self._publishing, return_exceptions=True)
 
     async def _work(self) -> None:
+        hush()
         try:
             while True:
                 session = await self._courier.ready()
-                if not await self._declare(session):
-                    continue
-                if not self._waiting:
-                    return
-                await self._publish(session)
+                try:
+                    channel = await self._opened(session)
+                    if not self._waiting:
+                        return
+                    await self._publish(channel)
+                except Exception as error:
+                    await self._close_channel()
+                    if session.stands:  # else the link says what is wrong
+                        await self._pause(error)
         finally:
             self._publishing = None
 
-    async def _declare(self, session: Session) -> bool:
-        """Make sure of the queue once a connection; False after a pause, if that failed."""
-        if self._declared_on is session:
-            return True
-        try:
-            async with asyncio.timeout(10):
-                await declare_command_queue(session.connection, self._participant)
-        except Exception as error:
-            if session.stands:
-                problem = explain(error, self._courier.url)
-                if problem.text not in self._said:
-                    self._said.add(problem.text)
-                    _log.error("commands of %s wait: %s", self._participant, problem.text)
-                await self._pause(lasting=problem.lasting)
-            return False
-        self._declared_on = session
-        return True
+    async def _opened(self, session: Session) -> AbstractChannel:
+        """A channel of this connection, with the queue declared on it.
 
-    async def _publish(self, session: Session) -> None:
+        Raises:
+            Exception: what is wrong with the queue or the channel.
+        """
+        if self._channel is None or self._channel.is_closed or self._session is not session:
+            async with asyncio.timeout(_OPENING):
+                self._session, self._channel = session, session.connection.channel(on_return_raises=True)
+                await self._channel.initialize()
+                await declare_on(self._channel, self._participant)
+        return self._channel
+
+    async def _publish(self, channel: AbstractChannel) -> None:
+        exchange = await channel.get_exchange(EXCHANGE, ensure=False)
         batch = self._take()
-        sent = await self._courier.publish(session, self._participant, list(batch.values()))
+        sent = await self._courier.publish(exchange, self._participant, list(batch.values()))
         match sent:
             case Sent.CONFIRMED:
                 self._failures = 0
-                self._said.clear()
-            case Sent.UNROUTABLE | Sent.NOT_SENT:
+                if self._said:
+                    self._said.clear()
+                    _log.warning("commands of %s leave again", self._participant)
+            case Sent.UNROUTABLE:
                 self._put_back(batch)
-                if sent is Sent.UNROUTABLE:  # somebody deleted the queue
-                    self._declared_on = None
-                    await self._pause(lasting=False)
+                raise _Setback("their queue is gone: declaring it anew")
+            case Sent.REFUSED:
+                self._put_back(batch)
+                raise _Setback("RabbitMQ could not keep them: its log says why")
+            case Sent.NOT_SENT:
+                self._put_back(batch)
             case Sent.UNKNOWN:
-                pass  # the engine sends again what stays unanswered
+                # The engine sends again what stays unanswered. On a new channel: in the broker, what follows on this
+                # one would wait behind this message.
+                raise _Setback("RabbitMQ does not confirm that it has them: does their queue have a leader?")
 
     def _take(self) -> dict[_Branch, Command]:
         batch: dict[_Branch, Command] = {}
         size = 0
         while self._waiting and len(batch) < LIST_ITEMS:
             branch = next(iter(self._waiting))
-            size += self._waiting[branch].ByteSize() + 8
+            size += self._waiting[branch].ByteSize() + _FRAMING
             if batch and size > LIST_BYTES:
                 break
             batch[branch] = self._waiting.pop(branch)
@@ -274,7 +286,24 @@ class _Line:
         """In front, except where a later attempt has come meanwhile."""
         self._waiting = {**batch, **self._waiting}
 
-    async def _pause(self, *, lasting: bool) -> None:
-        pause = self._courier.pauses.after(self._failures, lasting=lasting)
+    async def _close_channel(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None and channel.is_initialized and not channel.is_closed:
+            with suppress(Exception):  # it is given up, whatever it says to that
+                async with asyncio.timeout(_CLOSING):
+                    await channel.close()
+
+    async def _pause(self, error: Exception) -> None:
+        problem = Problem(str(error), False) if isinstance(error, _Setback) else explain(error, self._courier.url)
+        if problem.text not in self._said:
+            self._said.add(problem.text)
+            (_log.error if problem.lasting else _log.warning)(
+                "commands of %s wait: %s", self._participant, problem.text
+            )
+        pause = self._courier.pauses.after(self._failures, lasting=problem.lasting)
         self._failures += 1
         await asyncio.sleep(pause)
+
+
+class _Setback(Exception):
+    """A publish that did not do; the message says why."""

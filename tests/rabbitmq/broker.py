@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import aio_pika
 from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import ChannelNotFoundEntity
 
 from tcc.amqp.topology import command_queue
 
@@ -35,7 +36,10 @@ async def put(url: str, queue: str, body: bytes) -> None:
 
 
 async def depth(url: str, participant: str) -> int:
-    """Messages that wait in a participant's queue."""
+    """Messages that wait in a participant's queue; none where there is no queue."""
     async with channel(url) as own:
-        queue = await own.declare_queue(command_queue(participant), passive=True)
+        try:
+            queue = await own.declare_queue(command_queue(participant), passive=True)
+        except ChannelNotFoundEntity:
+            return 0
         return queue.declaration_result.message_count or 0

@@ -53,6 +53,11 @@ class Proxy:
         """From now on nothing passes, in either direction, on any connection, and nobody is told."""
         self._flowing.clear()
 
+    def forget(self) -> None:
+        """After `freeze`: what is frozen stays so for ever, as half-open connections do; later ones pass."""
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
     def thaw(self) -> None:
         """What waits passes, and all that follows."""
         self._flowing.set()
@@ -76,10 +81,10 @@ class Proxy:
 
     async def _link(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
-        silent = asyncio.Event()
+        silent, flowing = asyncio.Event(), self._flowing
         try:
-            there = asyncio.create_task(self._requests(client, to_server, silent))
-            back = asyncio.create_task(self._replies(server, to_client, silent))
+            there = asyncio.create_task(self._requests(client, to_server, silent, flowing))
+            back = asyncio.create_task(self._replies(server, to_client, silent, flowing))
             try:
                 await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -90,23 +95,31 @@ class Proxy:
             to_server.close()
 
     async def _requests(
-        self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter, silent: asyncio.Event
+        self,
+        client: asyncio.StreamReader,
+        to_server: asyncio.StreamWriter,
+        silent: asyncio.Event,
+        flowing: asyncio.Event,
     ) -> None:
         while data := await client.read(_CHUNK):
             if self._pattern is not None and self._pattern in data:
                 self._pattern = None
                 silent.set()
-            await self._flowing.wait()
+            await flowing.wait()
             to_server.write(data)
             await to_server.drain()
 
     async def _replies(
-        self, server: asyncio.StreamReader, to_client: asyncio.StreamWriter, silent: asyncio.Event
+        self,
+        server: asyncio.StreamReader,
+        to_client: asyncio.StreamWriter,
+        silent: asyncio.Event,
+        flowing: asyncio.Event,
     ) -> None:
         while data := await server.read(_CHUNK):
             if silent.is_set():
                 self.lost += 1
                 return
-            await self._flowing.wait()
+            await flowing.wait()
             to_client.write(data)
             await to_client.drain()
