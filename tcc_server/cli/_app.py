@@ -63,6 +63,18 @@ COMMANDS = {
         "many as you like. At SIGTERM or Ctrl-C it finishes what is under way and exits with 0.",
         ("tcc bridge --config tcc.toml", "tcc bridge --config tcc.toml --participant bank-c"),
     ),
+    "doctor": Command(
+        "tcc_server.cli.doctor:doctor",
+        "Say what is wrong with an installation, and how to mend it.",
+        "It looks at what a configuration names: the log, RabbitMQ, the participants and their fences; with --redis at "
+        "the Redis of their locks too. It changes nothing, and may be run while all works. Exit code 1 where there is "
+        "a problem; warnings alone give 0.",
+        (
+            "tcc doctor --config tcc.toml",
+            "tcc doctor --config tcc.toml --redis redis://127.0.0.1:6379/0",
+            "tcc doctor --config tcc.toml --json | jq -r 'select(.level != \"ok\") | .found'",
+        ),
+    ),
     "protos": Command(
         "tcc_server.cli.protos:protos",
         "Print the directory of tcc/v1/*.proto, for protoc's -I.",
