@@ -47,6 +47,8 @@ LATE_TRY: Final = "LATE_TRY"
 PAYLOAD_MISMATCH: Final = "PAYLOAD_MISMATCH"
 WRONG_METHODS: Final = "WRONG_METHODS"
 HANDLER_FAILED: Final = "HANDLER_FAILED"
+UNREACHABLE: Final = "UNREACHABLE"
+"""Reason of an outcome that the manager's side makes where nobody was there to answer."""
 NOT_A_BRANCH: Final = "NOT_A_BRANCH"
 UNDECODABLE: Final = "UNDECODABLE"
 

@@ -123,10 +123,10 @@ class ManagerApp:
             loop.add_signal_handler(number, stopping.set)
         try:
             await stopping.wait()
+            await self.stop()  # with the handlers still there: a second signal must not cut the drain short
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
-        await self.stop()
 
     async def stop(self) -> None:
         """Drain: begin nothing new, let calls in progress end, then let go of everything. Idempotent."""
@@ -218,7 +218,7 @@ class ManagerApp:
             self._wrap(seams),
             replica=replica,
             policy=policy,
-            bounds=Bounds(branches=limits.branches, payload=limits.transaction_bytes),
+            bounds=Bounds(limits.branches, limits.transaction_bytes, limits.open_transactions),
         )
         self._engine = engine
         await engine.start()
@@ -228,7 +228,9 @@ class ManagerApp:
         assert self._engine is not None  # noqa: S101  started before
         server = grpc.aio.server(options=_OPTIONS)
         self._service = ManagerService(
-            self._engine, Requests(self._endpoints.keys(), Limits(**self._config.limits.model_dump())), self._tracing
+            self._engine,
+            Requests(self._endpoints.keys(), Limits(**self._config.limits.model_dump(exclude={"open_transactions"}))),
+            self._tracing,
         )
         manager_pb2_grpc.add_TransactionManagerServicer_to_server(self._service, server)
         self._health = health.aio.HealthServicer()

@@ -246,7 +246,7 @@ class Config(Table):
     limits: Limits = Limits()
     retry: Retry = Retry()
     tracing: Tracing = Tracing()
-    drain_timeout: float = _seconds(8, "At SIGTERM, calls under way get this long to finish.", gt=None, ge=0)
+    drain_timeout: float = _seconds(5, "At SIGTERM, calls under way get this long to finish.", gt=None, ge=0)
     reflection: bool = Field(default=False, description="Offer gRPC server reflection, for grpcurl.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe messages that are written to standard error."

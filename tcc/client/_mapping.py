@@ -44,15 +44,15 @@ def verdict(gid: str, error: grpc.aio.AioRpcError) -> TccError | None:
     """
     details = status_details(error)
     code = error.code()
+    info = wire.error_info(details)
+    if info is not None and info.reason == wire.MIXED:
+        return TransactionMixed(gid, error.details() or "")
     if code is _Code.ABORTED and (cancelled := _cancelled(details)) is not None:
         return cancelled_error(cancelled)
-    info = wire.error_info(details)
     if info is None:
         return None
     if code is _Code.ALREADY_EXISTS and info.reason == wire.GID_REUSED:
         return GidReused(gid, info.metadata.get("difference") or error.details() or "its content differs")
-    if info.reason == wire.MIXED:
-        return TransactionMixed(gid, error.details() or "")
     return None
 
 

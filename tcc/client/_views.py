@@ -36,6 +36,8 @@ class State(StrEnum):
     """Every branch is settled, and at least one contradicts the decision: call a person. Final."""
     UNKNOWABLE = "UNKNOWABLE"
     """The manager has no record and cannot rule out that there was one. Only participants are told this."""
+    UNKNOWN = "UNKNOWN"
+    """One that only a manager of a newer version knows."""
 
     @property
     def is_final(self) -> bool:
@@ -101,7 +103,7 @@ class Wait(StrEnum):
 DECIDED: Final = Wait.DECIDED
 COMPLETED: Final = Wait.COMPLETED
 
-_STATE: Final = dict(enumerate(State, 1))
+_STATE: Final = dict(enumerate((state for state in State if state is not State.UNKNOWN), 1))
 _DECISION: Final = dict(enumerate(Decision, 1))
 _CANCEL_REASON: Final = dict(enumerate(CancelReason, 1))
 _TRY_RESULT: Final = dict(enumerate(TryResult))
@@ -215,7 +217,7 @@ class TransactionView:
             gid=message.gid,
             namespace=message.namespace,
             name=message.name,
-            state=_STATE[message.state],
+            state=_STATE.get(message.state, State.UNKNOWN),
             version=message.version,
             attention=message.attention,
             last_error=message.last_error,
@@ -242,7 +244,7 @@ def branch_view(message: transaction_pb2.Branch) -> BranchView:
         step=message.step,
         participant=message.participant,
         action=Action(message.methods.try_method, message.methods.confirm_method, message.methods.cancel_method),
-        try_result=_TRY_RESULT[message.try_result],
+        try_result=_TRY_RESULT.get(message.try_result, TryResult.UNKNOWN),
         marked=message.marked,
         try_code=wire.STATUS_BY_NUMBER.get(message.try_status.code, grpc.StatusCode.UNKNOWN) if tried else None,
         try_message=message.try_status.message,
@@ -263,7 +265,7 @@ def branch_view(message: transaction_pb2.Branch) -> BranchView:
 
 def state_of(message: transaction_pb2.Transaction) -> State:
     """A transaction's state."""
-    return _STATE[message.state]
+    return _STATE.get(message.state, State.UNKNOWN)
 
 
 def cancel_reason(number: int) -> CancelReason | None:

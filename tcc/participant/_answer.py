@@ -65,10 +65,10 @@ def reasoned(code: grpc.StatusCode, text: str, reason: str, **facts: str) -> Ref
 
 def bounded(text: str) -> str:
     """A status message that fits into a call's trailers: what is over 1 KiB of UTF-8 is cut."""
-    if len(text) <= _TEXT_LIMIT // 4:
-        return text
-    encoded = text.encode(errors="replace")
-    return text if len(encoded) <= _TEXT_LIMIT else encoded[: _TEXT_LIMIT - 3].decode(errors="ignore") + "..."
+    encoded = text.encode(errors="replace")  # a file's name may hold what no UTF-8 can say
+    if len(encoded) > _TEXT_LIMIT:
+        return encoded[: _TEXT_LIMIT - 3].decode(errors="ignore") + "..."
+    return encoded.decode()
 
 
 def try_answer(verdict: Verdict, trailers: Trailers = ()) -> TryAnswer:
@@ -88,8 +88,8 @@ def try_answer(verdict: Verdict, trailers: Trailers = ()) -> TryAnswer:
                 )
             )
         case Verdict(Rule.MISMATCH, Record() as record):
-            code, text = grpc.StatusCode.INVALID_ARGUMENT, _mismatch(record)
-            return TryAnswer(code, text, wire.error_details(code, text, wire.PAYLOAD_MISMATCH))
+            # Marked: all attempts of one branch carry the same hash, so none of this transaction's holds anything here.
+            return _marked(reasoned(grpc.StatusCode.INVALID_ARGUMENT, _mismatch(record), wire.PAYLOAD_MISMATCH))
         case Verdict(_, Record(refusal=Refusal() as refusal)):
             return _marked(refusal, trailers)
         case Verdict(_, Record(reply=bytes() as reply)):
@@ -148,8 +148,11 @@ def settle_stopped(outcome: participant_pb2.Outcome, stopped: HandlerStopped) ->
     hint = wire.retry_delay(stopped.details)
     if hint is not None:
         outcome.retry_after.CopyFrom(wire.seconds(max(0.0, hint)))
-    # A handler may pass on the details of a transaction of its own. Their reason must not be read as this branch's.
-    return stopped.details if wire.error_info(stopped.details) is None else b""
+    # A handler may pass on the details of a transaction of its own. Their reason must not be read as this branch's; and
+    # an answer without any could be taken for one that gRPC made because nobody was there.
+    if stopped.details and wire.error_info(stopped.details) is None:
+        return stopped.details
+    return wire.error_details(stopped.code, stopped.text, wire.HANDLER_FAILED)
 
 
 def _settled_details(outcome: participant_pb2.Outcome, reason: str) -> bytes:

@@ -87,7 +87,8 @@ class TransactionManagerServicer(object):
     def Execute(self, request, context):
         """Runs a whole plan: reserves every branch at once, decides, and answers OK
         only when the decision is Confirm and durable. A decision to cancel is
-        ABORTED with a Cancelled in the status details.
+        ABORTED with a Cancelled in the status details; its ErrorInfo says MIXED
+        where a participant broke its promise, else TRANSACTION_CANCELLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,7 +113,9 @@ class TransactionManagerServicer(object):
         """Enlists a branch, durably, and then sends its Try. The participant's
         status, details and trailing metadata pass through unchanged; the trailer
         `tcc-try-result` (`reserved`, `refused` or `unknown`) says that the status
-        is the participant's; without it the status is the manager's own.
+        is the participant's; without it the status is the manager's own. A Try
+        that is repeated after the end is answered from the log, which keeps the
+        status, the details and the mark, and no other trailers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +124,8 @@ class TransactionManagerServicer(object):
     def Confirm(self, request, context):
         """Decides Confirm if every branch is known to be reserved, after waiting up to
         the deadline for Tries in flight. Branches whose refusal was marked do not
-        stand in the way. Otherwise decides Cancel and answers ABORTED.
+        stand in the way. Otherwise decides Cancel and answers ABORTED, as Execute
+        does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,8 @@ class TransactionManagerStub:
     Execute: _grpc.UnaryUnaryMultiCallable[_manager_pb2.ExecuteRequest, _manager_pb2.ExecuteResponse]
     """Runs a whole plan: reserves every branch at once, decides, and answers OK
     only when the decision is Confirm and durable. A decision to cancel is
-    ABORTED with a Cancelled in the status details.
+    ABORTED with a Cancelled in the status details; its ErrorInfo says MIXED
+    where a participant broke its promise, else TRANSACTION_CANCELLED.
     """
     ExecuteStream: _grpc.StreamStreamMultiCallable[_manager_pb2.ExecuteStreamRequest, _manager_pb2.ExecuteStreamResponse]
     """The same for lists of plans on one stream. Answers come in any order."""
@@ -54,12 +55,15 @@ class TransactionManagerStub:
     """Enlists a branch, durably, and then sends its Try. The participant's
     status, details and trailing metadata pass through unchanged; the trailer
     `tcc-try-result` (`reserved`, `refused` or `unknown`) says that the status
-    is the participant's; without it the status is the manager's own.
+    is the participant's; without it the status is the manager's own. A Try
+    that is repeated after the end is answered from the log, which keeps the
+    status, the details and the mark, and no other trailers.
     """
     Confirm: _grpc.UnaryUnaryMultiCallable[_manager_pb2.ConfirmRequest, _manager_pb2.ConfirmResponse]
     """Decides Confirm if every branch is known to be reserved, after waiting up to
     the deadline for Tries in flight. Branches whose refusal was marked do not
-    stand in the way. Otherwise decides Cancel and answers ABORTED.
+    stand in the way. Otherwise decides Cancel and answers ABORTED, as Execute
+    does.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_manager_pb2.CancelRequest, _manager_pb2.CancelResponse]
     """Decides Cancel. FAILED_PRECONDITION where Confirm was decided before."""
@@ -78,7 +82,8 @@ class TransactionManagerAsyncStub(TransactionManagerStub):
     Execute: _aio.UnaryUnaryMultiCallable[_manager_pb2.ExecuteRequest, _manager_pb2.ExecuteResponse]  # type: ignore[assignment]
     """Runs a whole plan: reserves every branch at once, decides, and answers OK
     only when the decision is Confirm and durable. A decision to cancel is
-    ABORTED with a Cancelled in the status details.
+    ABORTED with a Cancelled in the status details; its ErrorInfo says MIXED
+    where a participant broke its promise, else TRANSACTION_CANCELLED.
     """
     ExecuteStream: _aio.StreamStreamMultiCallable[_manager_pb2.ExecuteStreamRequest, _manager_pb2.ExecuteStreamResponse]  # type: ignore[assignment]
     """The same for lists of plans on one stream. Answers come in any order."""
@@ -90,12 +95,15 @@ class TransactionManagerAsyncStub(TransactionManagerStub):
     """Enlists a branch, durably, and then sends its Try. The participant's
     status, details and trailing metadata pass through unchanged; the trailer
     `tcc-try-result` (`reserved`, `refused` or `unknown`) says that the status
-    is the participant's; without it the status is the manager's own.
+    is the participant's; without it the status is the manager's own. A Try
+    that is repeated after the end is answered from the log, which keeps the
+    status, the details and the mark, and no other trailers.
     """
     Confirm: _aio.UnaryUnaryMultiCallable[_manager_pb2.ConfirmRequest, _manager_pb2.ConfirmResponse]  # type: ignore[assignment]
     """Decides Confirm if every branch is known to be reserved, after waiting up to
     the deadline for Tries in flight. Branches whose refusal was marked do not
-    stand in the way. Otherwise decides Cancel and answers ABORTED.
+    stand in the way. Otherwise decides Cancel and answers ABORTED, as Execute
+    does.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_manager_pb2.CancelRequest, _manager_pb2.CancelResponse]  # type: ignore[assignment]
     """Decides Cancel. FAILED_PRECONDITION where Confirm was decided before."""
@@ -117,7 +125,8 @@ class TransactionManagerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_manager_pb2.ExecuteResponse, _abc.Awaitable[_manager_pb2.ExecuteResponse]]:
         """Runs a whole plan: reserves every branch at once, decides, and answers OK
         only when the decision is Confirm and durable. A decision to cancel is
-        ABORTED with a Cancelled in the status details.
+        ABORTED with a Cancelled in the status details; its ErrorInfo says MIXED
+        where a participant broke its promise, else TRANSACTION_CANCELLED.
         """
 
     @_abc_1.abstractmethod
@@ -147,7 +156,9 @@ class TransactionManagerServicer(metaclass=_abc_1.ABCMeta):
         """Enlists a branch, durably, and then sends its Try. The participant's
         status, details and trailing metadata pass through unchanged; the trailer
         `tcc-try-result` (`reserved`, `refused` or `unknown`) says that the status
-        is the participant's; without it the status is the manager's own.
+        is the participant's; without it the status is the manager's own. A Try
+        that is repeated after the end is answered from the log, which keeps the
+        status, the details and the mark, and no other trailers.
         """
 
     @_abc_1.abstractmethod
@@ -158,7 +169,8 @@ class TransactionManagerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_manager_pb2.ConfirmResponse, _abc.Awaitable[_manager_pb2.ConfirmResponse]]:
         """Decides Confirm if every branch is known to be reserved, after waiting up to
         the deadline for Tries in flight. Branches whose refusal was marked do not
-        stand in the way. Otherwise decides Cancel and answers ABORTED.
+        stand in the way. Otherwise decides Cancel and answers ABORTED, as Execute
+        does.
         """
 
     @_abc_1.abstractmethod

@@ -25,6 +25,10 @@ class BadRequest(Exception):
         self.code = code
 
 
+OF_CONFIGURATION = frozenset({"UNKNOWN_PARTICIPANT", "LIMIT_EXCEEDED"})
+"""Reasons of a BadRequest that another configuration would not give."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A status with its details."""
@@ -41,6 +45,7 @@ _ENGINE: dict[type[errors.EngineError], tuple[grpc.StatusCode, str]] = {
     errors.AlreadyDecided: (Code.FAILED_PRECONDITION, "ALREADY_DECIDED"),
     errors.NotInteractive: (Code.FAILED_PRECONDITION, "NOT_INTERACTIVE"),
     errors.TooMuch: (Code.INVALID_ARGUMENT, "LIMIT_EXCEEDED"),
+    errors.Overloaded: (Code.RESOURCE_EXHAUSTED, "OVERLOADED"),
     errors.Rejected: (Code.INVALID_ARGUMENT, "REJECTED_BY_LOG"),
     errors.Unreadable: (Code.DATA_LOSS, "UNREADABLE"),
     errors.Draining: (Code.UNAVAILABLE, "DRAINING"),

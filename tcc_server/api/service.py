@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 import structlog
 from google.protobuf import any_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 
 from tcc import wire
@@ -21,12 +22,13 @@ from tcc.ids import DEFAULT_NAMESPACE
 from tcc.tracing import Tags, TraceParent, Tracing
 from tcc.v1 import manager_pb2 as pb, manager_pb2_grpc, transaction_pb2
 from tcc_server.api import render
-from tcc_server.api.errors import BadRequest, failure_of
+from tcc_server.api.errors import OF_CONFIGURATION, BadRequest, failure_of
 from tcc_server.api.fitting import cut, fitting
 from tcc_server.api.requests import Requests
-from tcc_server.core.model import Decision, Key, Reservation, Status, Transaction
+from tcc_server.core.model import Ask, Branch, Decision, Key, Reservation, State, Status, Transaction
 from tcc_server.engine.engine import Engine, is_final
-from tcc_server.log.seam import Filter
+from tcc_server.engine.errors import AlreadyDecided
+from tcc_server.log.seam import BadToken, Filter
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -118,12 +120,21 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
     async def _execute(self, request: pb.ExecuteRequest, context: _Context) -> pb.ExecuteResponse:
         key = self._key(request.gid)
-        asks = self._requests.plan(request.branches)
+        asks = await self._plan(key, request)
         name, timeout = self._requests.name(request.name), self._requests.timeout(request)
         tx = await self._engine.execute(key, name, asks, timeout, TraceParent.current())
         tx = await self._completed(tx, request.wait, context)
         await _abort_if_cancelled(tx, context)
         return pb.ExecuteResponse(transaction=render.transaction(tx, with_payloads=True))
+
+    async def _plan(self, key: Key, request: pb.ExecuteRequest) -> tuple[Ask, ...]:
+        try:
+            return self._requests.plan(request.branches)
+        except BadRequest as refused:
+            # What was taken under an earlier configuration still gets its answer.
+            if refused.reason in OF_CONFIGURATION and await self._engine.knows(key):
+                return self._requests.without_limits().plan(request.branches)
+            raise
 
     async def _begin(self, request: pb.BeginRequest, context: _Context) -> pb.BeginResponse:
         key = self._key(request.gid)
@@ -134,12 +145,18 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
     async def _try(self, request: pb.TryRequest, context: _Context) -> pb.TryResponse:
         key = self._key(request.gid)
         ask = self._requests.branch(request.branch)
-        tx, trailers = await self._engine.enlist(key, ask)
+        try:
+            tx, trailers = await self._engine.enlist(key, ask)
+        except AlreadyDecided as late:
+            await _abort_if_cancelled(late.tx, context)
+            raise
         position = tx.find(ask.step)
         branch = tx.branches[position if position is not None else 0]
         if branch.reservation in (Reservation.PENDING, Reservation.UNKNOWN) and tx.decision is Decision.CANCEL:
             await _abort_if_cancelled(tx, context)
-        context.set_trailing_metadata((*_app_trailers(trailers), (wire.TRY_RESULT, _RESULT_WORDS[branch.reservation])))
+        context.set_trailing_metadata(
+            (*_app_trailers(trailers, branch), (wire.TRY_RESULT, _RESULT_WORDS[branch.reservation]))
+        )
         if branch.reservation is Reservation.RESERVED:
             return pb.TryResponse(reply=branch.reply)
         status = branch.status or Status(4, "the Try was not answered in time")
@@ -178,14 +195,14 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
             attention=request.attention if request.HasField("attention") else None,
             name=request.name,
             gids=tuple(request.gids),
-            begun_from=request.begun_from.ToNanoseconds() / 1e9 if request.HasField("begun_from") else None,
-            begun_before=request.begun_before.ToNanoseconds() / 1e9 if request.HasField("begun_before") else None,
+            begun_from=_moment(request, "begun_from"),
+            begun_before=_moment(request, "begun_before"),
         )
         try:
             found, token = await self._engine.list(
                 wanted, min(request.page_size or _PAGE, _PAGE_MAX), request.page_token or None
             )
-        except ValueError as error:
+        except BadToken as error:
             raise BadRequest(f"page_token: {error}: start again without one", "BAD_PAGE_TOKEN") from error
         return pb.ListResponse(
             transactions=[render.transaction(tx, with_branches=False) for tx in found], next_page_token=token or ""
@@ -247,8 +264,22 @@ def _time_left(context: _Context) -> float | None:
     return context.time_remaining()  # None where the call has no deadline, whatever its stub says
 
 
-def _app_trailers(trailers: Iterable[tuple[str, str | bytes]]) -> tuple[tuple[str, str | bytes], ...]:
-    return tuple(pair for pair in trailers if not pair[0].startswith("grpc-") and pair[0] != wire.TRY_RESULT)
+def _app_trailers(trailers: Iterable[tuple[str, str | bytes]], branch: Branch) -> tuple[tuple[str, str | bytes], ...]:
+    passed = tuple(pair for pair in trailers if not pair[0].startswith("grpc-") and pair[0] != wire.TRY_RESULT)
+    mark = (wire.REFUSED, "1")
+    if branch.reservation is Reservation.REFUSED and mark not in passed:
+        return (*passed, mark)  # a repeated Try is answered from the log, which keeps no other trailers
+    return passed
+
+
+def _moment(request: pb.ListRequest, field: str) -> float | None:
+    if not request.HasField(field):  # type: ignore[arg-type]  # the stub wants a literal
+        return None
+    stamp: Timestamp = getattr(request, field)
+    try:
+        return stamp.ToNanoseconds() / 1e9
+    except ValueError as error:
+        raise BadRequest(f"{field} is no valid time: {error}") from error
 
 
 async def _abort_if_cancelled(tx: Transaction, context: _Context) -> None:
@@ -256,8 +287,12 @@ async def _abort_if_cancelled(tx: Transaction, context: _Context) -> None:
         return
     cancelled = fitting(render.cancelled(tx))
     words = [_in_words(refusal) for refusal in cancelled.refusals] or [tx.decided_text or tx.cancel_reason.name.lower()]
+    mixed = tx.state is State.MIXED
     message = cut(f"transaction {tx.key.gid} was cancelled: {'; '.join(words)}")
-    info = error_details_pb2.ErrorInfo(reason="TRANSACTION_CANCELLED", domain=wire.DOMAIN, metadata={"gid": tx.key.gid})
+    if mixed:
+        message = cut(f"transaction {tx.key.gid} was to be cancelled and is MIXED: {tx.last_error}")
+    reason = wire.MIXED if mixed else "TRANSACTION_CANCELLED"
+    info = error_details_pb2.ErrorInfo(reason=reason, domain=wire.DOMAIN, metadata={"gid": tx.key.gid})
     status = status_pb2.Status(code=grpc.StatusCode.ABORTED.value[0], message=message)
     for detail in (info, cancelled):
         packed = any_pb2.Any()

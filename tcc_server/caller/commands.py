@@ -85,6 +85,8 @@ def _read_failure(error: grpc.aio.AioRpcError, outcome: Outcome) -> None:
     if info is not None:
         outcome.reason = info.metadata.get("reason", "")
         outcome.fence_state = info.metadata.get("fence_state", "")
+    elif error.code() is grpc.StatusCode.UNAVAILABLE and not details:
+        outcome.reason = wire.UNREACHABLE  # gRPC's own answer: nobody was there
     outcome.code = error.code().value[0]
     outcome.message = error.details() or ""
     hint = wire.retry_delay(details)

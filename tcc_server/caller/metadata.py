@@ -14,6 +14,10 @@ Entry = tuple[str, str | bytes]
 _PHASE_NAMES = {transaction_pb2.PHASE_CONFIRM: "confirm", transaction_pb2.PHASE_CANCEL: "cancel"}
 
 
+_FOREVER_MS = 10 * 365 * 24 * 3600 * 1000
+"""What expires in more than ten years does not expire."""
+
+
 def for_try(call: TryCall, trace: TraceParent) -> tuple[Entry, ...]:
     """The metadata of one attempt of a Try, the client's own included.
 
@@ -65,10 +69,11 @@ def expires_in(trailers: Iterable[Entry]) -> float | None:
     """Seconds for which the reservation holds, from `tcc-expires-in` (ms). None: it does not say."""
     for key, value in trailers:
         if key == wire.EXPIRES_IN and isinstance(value, str):
-            try:
-                return int(value) / 1000
-            except ValueError:
+            if not value.isdecimal():
                 return 0.0  # it does expire, and nobody knows when: trust it for no time at all
+            if len(value) > len(str(_FOREVER_MS)) or int(value) > _FOREVER_MS:
+                return None
+            return int(value) / 1000
     return None
 
 

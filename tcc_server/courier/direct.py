@@ -108,6 +108,6 @@ class _Line:
     def _ended(self, branch: _Branch, task: asyncio.Task[None]) -> None:
         if self._called.get(branch) is task:
             del self._called[branch]
-        if not task.cancelled():
-            task.result()  # carry does not raise; should it ever, the loop's exception handler says so
         self._fill()
+        if not task.cancelled():
+            task.result()  # a call does not raise; should it ever, the loop's exception handler says so

@@ -24,6 +24,7 @@ from tcc_server.engine.errors import (
     Draining,
     GidInUse,
     NotInteractive,
+    Overloaded,
     StepInUse,
     TooMuch,
     UnknownTransaction,
@@ -41,10 +42,12 @@ class Bounds:
 
     Attributes:
         payload: bytes of all requests and Try replies together.
+        open_transactions: at most so many are in work here; nothing is begun beyond.
     """
 
     branches: int = 64
     payload: int = 1024 * 1024
+    open_transactions: int = 100_000
 
 
 def is_decided(tx: Transaction) -> bool:
@@ -228,6 +231,14 @@ class Engine:
             TraceParent() if live is None or live.tx is None else TraceParent(live.tx.traceparent, live.tx.tracestate)
         )
 
+    async def knows(self, key: Key) -> bool:
+        """Whether there is a transaction of that key. Raises Unsettled."""
+        try:
+            await self.get(key)
+        except UnknownTransaction:
+            return False
+        return True
+
     async def wait(self, key: Key, condition: Condition) -> Transaction:
         """The transaction once the condition holds. Raises UnknownTransaction, Unsettled."""
         return await self._worker.until(await self._worker.find(key), condition)
@@ -269,7 +280,7 @@ class Engine:
             return
         participant = live.tx.branches[position].ask.participant
         self._worker.signal(live, signal)
-        if participant in self._worker.silent and not signal.unreachable:
+        if not signal.unreachable and self._worker.heard_again(participant):
             self.seen(participant)
 
     def seen(self, participant: str) -> None:
@@ -293,7 +304,7 @@ class Engine:
     ) -> Transaction:
         live = self._worker.get(key)
         if live is None:
-            if self._draining:
+            if self._draining or self._is_full():
                 return await self._repeated(key, name, asks, condition)
             answer = begin(key, name, asks, timeout, trace, self._worker.circumstance(), self._policy)
             try:
@@ -308,12 +319,17 @@ class Engine:
         except UnknownTransaction:
             if self._draining:
                 raise Draining(key) from None
+            if self._is_full():
+                raise Overloaded(key, len(self._worker)) from None
             raise Unsettled(key, "it was being begun") from None
         tx = found.tx if isinstance(found, Live) else found
         assert tx is not None  # noqa: S101  _find waits for the begin
         if (difference := plan_difference(tx, name, asks)) is not None:
             raise GidInUse(key, difference)
         return await self._worker.until(found, condition)
+
+    def _is_full(self) -> bool:
+        return len(self._worker) >= self._bounds.open_transactions
 
     def _check_bounds(self, live: Live, tx: Transaction, ask: Ask) -> None:
         count = len(tx.branches) + len(live.enlisting) + 1

@@ -6,6 +6,7 @@ EngineError
 ├── StepInUse             the step names a branch with other content
 ├── AlreadyDecided        the decision was taken, and it is another one
 ├── NotInteractive        a plan decides itself
+├── Overloaded            too many transactions are open; nothing was begun
 ├── TooMuch               one branch more than the limit, or more payload
 ├── Rejected              the log will never take this transaction
 ├── Draining              this manager is about to stop
@@ -62,6 +63,15 @@ class NotInteractive(EngineError):
     def __init__(self, key: Key) -> None:
         super().__init__(
             key, f"transaction {key.gid} is a plan of Execute, which decides itself: only Cancel, Get and Watch apply"
+        )
+
+
+class Overloaded(EngineError):
+    """Too many transactions are open: nothing was begun, ask again later."""
+
+    def __init__(self, key: Key, count: int) -> None:
+        super().__init__(
+            key, f"{count} transactions are open, which is the limit: nothing was begun, ask again in a moment"
         )
 
 

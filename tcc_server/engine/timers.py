@@ -73,10 +73,14 @@ class Timers(Generic[K]):
             if self._due.get(key) == due:
                 del self._due[key]
                 ripe.append(key)
-        for key in ripe:
-            self._fire(key)
-        if self._armed_for == float("inf"):
-            self._arm()
+        try:
+            while ripe:
+                self._fire(ripe.pop(0))
+        finally:
+            for key in ripe:  # the one before failed: these are still due
+                self.set(key, now)
+            if self._armed_for == float("inf"):
+                self._arm()
 
     def _compact(self) -> None:
         self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]

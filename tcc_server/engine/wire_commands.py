@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 import grpc
 
+from tcc import wire
 from tcc.v1 import transaction_pb2
 from tcc.v1.participant_pb2 import Command, Outcome
-from tcc_server.core import rules
 from tcc_server.core.messages import OutcomeArrived
 from tcc_server.core.model import Decision, OutcomeKind, Transaction
 
@@ -67,7 +67,7 @@ def read_outcome(outcome: Outcome) -> OutcomeArrived | None:
         kind=kind,
         text=_text(outcome),
         retry_after=hint,
-        unreachable=kind is OutcomeKind.RETRY and outcome.code == rules.UNAVAILABLE,
+        unreachable=kind is OutcomeKind.RETRY and outcome.reason == wire.UNREACHABLE,
     )
 
 

@@ -15,7 +15,7 @@ import structlog
 
 from tcc.tracing import TraceParent, Tracing
 from tcc.v1.participant_pb2 import Command
-from tcc_server.caller.seam import Caller, TryCall
+from tcc_server.caller.seam import Caller, TryCall, TryReply
 from tcc_server.clock import Clock, Ids, Rng
 from tcc_server.core.decide import decide, next_wake
 from tcc_server.core.messages import (
@@ -31,7 +31,7 @@ from tcc_server.core.messages import (
     TryAnswered,
     Write,
 )
-from tcc_server.core.model import Key, Status, Transaction
+from tcc_server.core.model import Key, State, Status, Transaction
 from tcc_server.core.policy import Policy
 from tcc_server.courier.seam import Courier
 from tcc_server.engine import wire_commands
@@ -48,7 +48,8 @@ _log = structlog.get_logger(__name__)
 _SETTLE_FIRST, _SETTLE_MAX = 0.05, 1.0
 _REVIVE_AFTER = 5.0
 _OUT_OF_RANGE = 11
-_LAST_WRITES = 3.0
+_UNKNOWN = 2
+_LAST_WRITES = 1.5
 _STILL_OURS = 1.0
 _LEASE_LOST = "this manager lost its lease"
 
@@ -90,6 +91,7 @@ class Worker:
         self._writes = Tasks()
         self._watching = Watching(seams.log)
         self._abandoned = False
+        self._heard: dict[str, float] = {}
         self.silent: set[str] = set()
 
     def __len__(self) -> int:
@@ -186,11 +188,17 @@ class Worker:
         live.writing = False
         for event_step in [step for step in live.enlisting if live.tx.find(step) is not None]:
             del live.enlisting[event_step]
-        self._perform(live, answer.effects)
+        self._perform(live, self._in_time(live.tx, answer.effects))
         if live.tx.state.is_final:
             self._retire(live)
         else:
             self._pump(live)
+
+    def _in_time(self, tx: Transaction, effects: Sequence[Effect]) -> Sequence[Effect]:
+        """Without the Tries, where the append took so long that the deadline is past: they would only be cancelled."""
+        if tx.state is State.TRYING and self._seams.clock.now().mono >= tx.deadline:
+            return [effect for effect in effects if not isinstance(effect, SendTry)]
+        return effects
 
     def _trace_decision(self, tx: Transaction) -> None:
         said = {"tcc.gid": tx.key.gid, "tcc.decision": "" if tx.decision is None else tx.decision.value}
@@ -256,7 +264,7 @@ class Worker:
 
     async def _try(self, live: Live, tx: Transaction, position: int, attempt: int, timeout: float) -> None:
         ask = tx.branches[position].ask
-        sent_at = self._seams.clock.now().wall
+        sent = self._seams.clock.now()
         call = TryCall(
             key=live.key,
             ask=ask,
@@ -265,7 +273,11 @@ class Worker:
             deadline_at=tx.deadline_at,
             trace=TraceParent(tx.traceparent, tx.tracestate),
         )
-        answer = await self._seams.caller.call(call)
+        try:
+            answer = await self._seams.caller.call(call)
+        except Exception:
+            _log.exception("caller_failed", gid=live.key.gid, step=ask.step)
+            answer = TryReply(Status(_UNKNOWN, "the manager failed at this call: its log says why"))
         status = answer.status
         marked = answer.marked
         if live.held + len(answer.reply) > self._payload_limit:
@@ -282,7 +294,7 @@ class Worker:
                 reply=b"" if status.code else answer.reply,
                 expires_in=answer.expires_in,
                 retry_after=answer.retry_after,
-                sent_at=sent_at,
+                sent=sent,
             ),
         )
 
@@ -452,6 +464,18 @@ class Worker:
         live = self._live.get(key)
         if live is not None:
             self.signal(live, TimerFired())
+
+    def heard_again(self, participant: str) -> bool:
+        """Notes that a participant answered; whether it was silent before, and is seen again now.
+
+        Silent is who left commands unanswered and said nothing at all for an answer timeout. One that is merely slow
+        gets nothing sent again for each of its answers.
+        """
+        now = self._seams.clock.now().mono
+        before = self._heard.get(participant)
+        self._heard[participant] = now
+        was_quiet = before is None or now - before > self._policy.answer_timeout
+        return was_quiet and participant in self.silent
 
     def circumstance(self) -> Circumstance:
         """When, by whom and with what dice a signal is answered now."""

@@ -11,7 +11,7 @@ import binascii
 import json
 import math
 
-from tcc_server.log.seam import Row
+from tcc_server.log.seam import BadToken, Row
 
 MAX_PAYLOAD = 8 * 1024 * 1024
 """Bytes of body and progress that one row may have."""
@@ -55,14 +55,14 @@ def make_token(row: Row) -> str:
 
 
 def read_token(token: str) -> tuple[float, str]:
-    """The begun_at and gid of the last row of the page before. Raises ValueError for what `make_token` did not make."""
+    """The begun_at and gid of the last row of the page before. Raises BadToken for what `make_token` did not make."""
     try:
         padded = token.encode("ascii") + b"=" * (-len(token) % 4)
         begun_at, gid = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
     except (ValueError, TypeError, binascii.Error):
-        raise ValueError("the page token is not one that a list gave: start again without one") from None
+        raise BadToken("the page token is not one that a list gave: start again without one") from None
     if not isinstance(begun_at, float) or not isinstance(gid, str):
-        raise ValueError("the page token is not one that a list gave: start again without one")
+        raise BadToken("the page token is not one that a list gave: start again without one")
     return begun_at, gid
 
 

@@ -72,6 +72,10 @@ class LogError(Exception):
     """Base of what a log raises. LogConflict, LogRejected and LogUnknown speak of one append alone."""
 
 
+class BadToken(ValueError):
+    """The page token is not one that `list` gave."""
+
+
 class LogConflict(LogError):
     """The compare-and-set was lost: the stored row has another version (`found`; 0 for no row). Nothing was written."""
 

@@ -24,7 +24,7 @@ from sqlalchemy.pool import NullPool
 
 from tcc_server.log.seam import LogUnavailable
 
-BUSY_TIMEOUT = 5.0
+BUSY_TIMEOUT = 1.0
 """Seconds to wait for another program, such as a backup, that holds the database's write lock."""
 
 _HEADER = b"SQLite format 3\x00"

@@ -69,6 +69,16 @@ def test_the_enums_have_the_wires_numbers_and_names(table: dict[int, str], wire:
     assert {number: str(word) for number, word in table.items() if number} == names
 
 
+async def test_a_state_that_only_a_newer_manager_knows_can_be_read(manager: tcc.Manager, fake: FakeManager) -> None:
+    message = transaction_pb2.Transaction(gid="t-1", version=3)
+    message.state = 99  # type: ignore[assignment]  # a number of the future
+    message.branches.add(step="a").try_result = 99  # type: ignore[assignment]  # a number of the future
+    fake.transactions["t-1"] = message
+    view = await manager.get("t-1")
+    assert (view.state, view.branches[0].try_result) == (tcc.State.UNKNOWN, tcc.TryResult.UNKNOWN)
+    assert not view.state.is_final
+
+
 async def test_an_unknown_gid_is_said_to_be_unknown(manager: tcc.Manager) -> None:
     with pytest.raises(tcc.ManagerError, match="no transaction t-9") as missing:
         await manager.get("t-9")

@@ -15,10 +15,10 @@ IN_THE_FILE = {
         "listen = \"localhost\": must be host:port, such as '127.0.0.1:7070'",
     ),
     "port out of range": ('listen = "h:70000"', 'listen = "h:70000": has the port 70000: use one from 0 to 65535'),
-    "text for a number": ('drain_timeout = "8s"', 'drain_timeout = "8s": must be a number (seconds; the default is 8)'),
+    "text for a number": ('drain_timeout = "8s"', 'drain_timeout = "8s": must be a number (seconds; the default is 5)'),
     "truth value for a number": ("drain_timeout = true", "drain_timeout = true: must be a number"),
     "number for a truth value": ("reflection = 1", "reflection = 1: must be true or false"),
-    "infinite time": ("drain_timeout = inf", "must be a finite number (seconds; the default is 8)"),
+    "infinite time": ("drain_timeout = inf", "must be a finite number (seconds; the default is 5)"),
     "negative time": ("drain_timeout = -1", "drain_timeout = -1: must be 0 or more (seconds"),
     "zero time": (
         "[retry]\nbackoff_max = 0",

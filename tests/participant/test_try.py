@@ -255,11 +255,12 @@ async def test_a_try_over_half_the_retention_late_is_refused_unless_its_row_is_t
     assert scripted.runs[Phase.TRY] == 1
 
 
-async def test_the_same_ids_with_another_request_are_a_mismatch_that_is_not_marked(way: Way) -> None:
+async def test_the_same_ids_with_another_request_are_a_mismatch_and_hold_nothing(way: Way) -> None:
     await way.attempt(Branch())
     answer = await way.attempt(Branch(request_hash=b"\x0c"))
 
-    assert (answer.code, is_marked(answer)) == (grpc.StatusCode.INVALID_ARGUMENT, False)  # the first is still reserved
+    # Marked: what is reserved is another transaction's of these ids; a Cancel of this one would meet it for ever.
+    assert (answer.code, is_marked(answer)) == (grpc.StatusCode.INVALID_ARGUMENT, True)
     assert reason_of(answer) == "PAYLOAD_MISMATCH"
 
 

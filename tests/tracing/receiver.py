@@ -34,6 +34,10 @@ class Seen:
     is_error: bool
     attributes: dict[str, Any] = field(compare=False)
 
+    def place(self) -> tuple[str, str]:
+        """Where it stands among its siblings."""
+        return self.line(), str(self.attributes.get("tcc.branch", ""))
+
     def line(self) -> str:
         """Who did what."""
         return f"{self.service} {self.kind} {self.name}"
@@ -66,13 +70,13 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
         return self.spans
 
     def tree(self, trace: str) -> list[str]:
-        """The spans of a trace, each under its parent, siblings in order of name."""
+        """The spans of a trace, each under its parent, siblings in order of name and branch."""
         spans = [span for span in self.spans if span.trace == trace]
         known = {span.span for span in spans}
         lines: list[str] = []
 
         def walk(parent: str, depth: int) -> None:
-            for span in sorted((s for s in spans if s.parent == parent), key=Seen.line):
+            for span in sorted((s for s in spans if s.parent == parent), key=Seen.place):
                 lines.append("  " * depth + span.line())
                 walk(span.span, depth + 1)
 
