@@ -46,12 +46,20 @@ class Participants:
         if self.always is not None:
             return self.always
         future: asyncio.Future[TryReply] = asyncio.get_running_loop().create_future()
-        self._waiting[call.ask.step] = future
+        self._waiting[call.ask.step if call.ask.step not in self._waiting else f"{call.key.gid}/{call.ask.step}"] = (
+            future
+        )
         try:
             return await future
         except asyncio.CancelledError:
             self.cancelled.append(call.ask.step)
             raise
+
+    def answer_all(self, reply: TryReply = RESERVED) -> None:
+        """Answer every attempt that waits."""
+        waiting, self._waiting = list(self._waiting.values()), {}
+        for future in waiting:
+            future.set_result(reply)
 
     def answer(self, step: str, reply: TryReply = RESERVED) -> None:
         """Answer the attempt that waits."""
