@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -77,14 +77,18 @@ class Installation:
 
     async def start(self, name: str, config: str = "") -> Process:
         """Start a container's command; its output can be read."""
-        words = [self.here(word).replace("/etc/tcc/tcc.toml", f"{config or name}.toml") for word in command(name)]
-        words = [str(DEPLOY / "load.py") if word.endswith("/load.py") else word for word in words]
+        words = [str(DEPLOY / "load.py") if word.endswith("/load.py") else word for word in command(name)]
+        return await self.run(
+            [*(("-m", "tcc") if name in {*MANAGERS, "migrate"} else ()), *words], name, config or name
+        )
+
+    async def run(self, words: Sequence[str], name: str, config: str) -> Process:
+        """Run Python in the environment of a container."""
         environ = {key: self.here(value) for key, value in environment(name).items()}
         kept = {key: value for key, value in os.environ.items() if not key.startswith("TCC_")}
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            *(("-m", "tcc") if name in {*MANAGERS, "migrate"} else ()),
-            *words,
+            *(self.here(word).replace("/etc/tcc/tcc.toml", f"{config}.toml") for word in words),
             cwd=self._folder,
             env={**kept, **environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
             stdout=PIPE,
@@ -110,7 +114,9 @@ class Installation:
         assert process.returncode == 0
 
 
-async def test_orders_are_placed_and_whole_traces_arrive(addresses: dict[str, str], tmp_path: Path) -> None:
+async def test_orders_are_placed_whole_traces_arrive_and_the_doctor_finds_nothing(
+    addresses: dict[str, str], tmp_path: Path
+) -> None:
     async with receiver() as jaeger, asyncio.timeout(100):
         shop = Installation(tmp_path, {**addresses, "jaeger:4317": jaeger.endpoint.removeprefix("http://")})
         for manager in MANAGERS:
@@ -122,7 +128,11 @@ async def test_orders_are_placed_and_whole_traces_arrive(addresses: dict[str, st
                 await running.enter_async_context(shop.serving(name))
             assert await shop.finish("load") == (0, "45 PLACED, 5 REJECTED\n")
             spans = await jaeger.until(lambda spans: bool(whole(spans)))
+            words = ("-m", "tcc", "doctor", "--config", "/etc/tcc/tcc.toml", "--redis", "redis://redis:6379/0")
+            doctor = await shop.run(words, MANAGERS[0], MANAGERS[0])
+            found, _ = await doctor.communicate()
         assert whole(spans)
+        assert (doctor.returncode, found.decode().splitlines()[-1]) == (0, f"{found.count(b'ok  ')} ok"), found.decode()
 
 
 def whole(spans: list[Seen]) -> list[str]:
