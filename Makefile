@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 GENERATOR_READY := $(GENERATOR)/.ready
 PROTOS := $(GENERATOR)/bin/python tools/protos.py --plugins $(BIN)
-CODE := tcc tcc_server services tests benchmarks
+CODE := tcc tcc_server services tests benchmarks tools/docs.py deploy/load.py deploy/health.py
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
