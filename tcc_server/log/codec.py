@@ -54,7 +54,7 @@ def decode(row: Row, at: Moment) -> Transaction:
     progress = pb.Progress.FromString(row.progress)
     deadline_at = body.deadline or progress.deadline
     deadline = at.mono + _left(deadline_at, row.begun_at, at)
-    commands = list(progress.commands)
+    commands = list(progress.commands) if row.body is not None else []
     commands += [pb.Command()] * (len(body.branches) - len(commands))
     return Transaction(
         key=row.key,

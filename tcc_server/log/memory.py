@@ -108,7 +108,7 @@ class MemoryLog:
             if _is_wanted(wanted, row) and (after is None or (row.begun_at, row.key.gid) < after)
         ]
         rows.sort(key=lambda row: (row.begun_at, row.key.gid), reverse=True)
-        page = rows[:page_size]
+        page = [replace(row, body=None) for row in rows[:page_size]]
         return Page(page, make_token(page[-1]) if len(rows) > page_size else None)
 
     async def adopt(self, limit: int) -> Sequence[Row]:

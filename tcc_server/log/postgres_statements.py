@@ -12,7 +12,8 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tcc_server.core.model import Key, State
+from tcc_server.core.model import Key
+from tcc_server.log.rules import read_state
 from tcc_server.log.seam import READER, LogConflict, Row
 
 _TYPES = {
@@ -160,10 +161,11 @@ def _values(row: Row) -> tuple[object, ...]:
 
 
 def _row(found: RowMapping) -> Row:
+    state, min_reader = read_state(found["state"], found["min_reader"])
     return Row(
         key=Key(found["namespace"], found["gid"]),
         version=found["version"],
-        state=State(found["state"]),
+        state=state,
         name=found["name"],
         wake_at=found["wake_at"],
         begun_at=found["begun_at"],
@@ -173,7 +175,7 @@ def _row(found: RowMapping) -> Row:
         write_id=found["write_id"],
         body=found["body"],
         progress=found["progress"],
-        min_reader=found["min_reader"],
+        min_reader=min_reader,
         owner=found["owner"],
         elsewhere=found.get("elsewhere", False),
     )

@@ -11,7 +11,8 @@ import binascii
 import json
 import math
 
-from tcc_server.log.seam import BadToken, Row
+from tcc_server.core.model import State
+from tcc_server.log.seam import READER, BadToken, Row
 
 MAX_PAYLOAD = 8 * 1024 * 1024
 """Bytes of body and progress that one row may have."""
@@ -70,3 +71,11 @@ def check_page_size(page_size: int) -> None:
     """Raises ValueError unless a page holds at least one row."""
     if page_size < 1:
         raise ValueError(f"page_size is {page_size}: give at least 1")
+
+
+def read_state(name: str, min_reader: int) -> tuple[State, int]:
+    """The state in a row and the format that it needs. A state that this version does not know needs a newer one."""
+    try:
+        return State(name), min_reader
+    except ValueError:
+        return State.TRYING, max(min_reader, READER + 1)  # whoever sees the format looks at nothing else

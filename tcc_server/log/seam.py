@@ -25,7 +25,7 @@ class Row:
         wake_at: unix seconds at which an owner must look at it again; None once its state is final.
         begun_at, decided_at, finished_at: unix seconds.
         write_id: 16 random bytes of this append, by which a read recognises it.
-        body: None in an append keeps the stored body. Never None in a row that was read.
+        body: None in an append keeps the stored body. None in rows of `list`, never in others that were read.
         owner: set by the log; ignored in an append.
         elsewhere: set by `load`: another replica owns the row, and is alive.
     """
@@ -132,10 +132,10 @@ class Log(Protocol):
         """The rows of those keys that exist, with bodies. Raises LogUnavailable."""
 
     async def list(self, wanted: Filter, page_size: int, token: str | None = None) -> Page:
-        """A page of rows by filter, with bodies.
+        """A page of rows by filter, without bodies: a page may hold a thousand rows, and a body a megabyte.
 
         Raises:
-            ValueError: the token is not one that `list` gave.
+            BadToken: the token is not one that `list` gave.
             LogUnavailable: the read failed.
         """
 

@@ -16,8 +16,8 @@ from sqlalchemy import Connection, RowMapping, Select, bindparam, func, select, 
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect, insert
 from sqlalchemy.sql import ClauseElement
 
-from tcc_server.core.model import Key, State
-from tcc_server.log.rules import ADOPTED
+from tcc_server.core.model import Key
+from tcc_server.log.rules import ADOPTED, read_state
 from tcc_server.log.schema import transactions
 from tcc_server.log.seam import READER, Filter, LogConflict, Row
 
@@ -90,9 +90,9 @@ def load(connection: Connection, keys: Collection[Key]) -> dict[Key, Row]:
 
 
 def newest(connection: Connection, wanted: Filter, limit: int, after: tuple[float, str] | None) -> list[Row]:
-    """Up to `limit` rows by filter, newest begin first, after the begun_at and gid of the page before."""
+    """Up to `limit` rows by filter, without bodies, newest begin first, after begun_at and gid of the page before."""
     query = (
-        select(transactions)
+        select(*(column for column in _column if column is not _column.body))
         .where(_column.namespace == wanted.namespace)
         .order_by(_column.begun_at.desc(), _column.gid.desc())
         .limit(limit)
@@ -200,10 +200,11 @@ def _values(row: Row, owner: str) -> dict[str, Any]:
 
 
 def _row(found: RowMapping) -> Row:
+    state, min_reader = read_state(found["state"], found["min_reader"])
     return Row(
         key=Key(found["namespace"], found["gid"]),
         version=found["version"],
-        state=State(found["state"]),
+        state=state,
         name=found["name"],
         wake_at=found["wake_at"],
         begun_at=found["begun_at"],
@@ -211,8 +212,8 @@ def _row(found: RowMapping) -> Row:
         finished_at=found["finished_at"],
         attention=found["attention"],
         write_id=found["write_id"],
-        body=found["body"],
+        body=found.get("body"),
         progress=found["progress"],
-        min_reader=found["min_reader"],
+        min_reader=min_reader,
         owner=found["owner"],
     )

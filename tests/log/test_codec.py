@@ -71,3 +71,10 @@ def test_a_row_without_its_body_tells_all_but_the_branches() -> None:
     row = replace(encode(tx, with_body=True, wake=None, at=AT, write_id=bytes(16)), body=None)
     found = decode(row, AT)
     assert (found.deadline_at, found.interactive, found.state, found.branches) == (tx.deadline_at, False, tx.state, ())
+
+
+def test_a_decided_row_without_its_body_can_be_read() -> None:
+    bench = Bench("a")
+    bench.answer_try("a")
+    row = replace(encode(bench.tx, with_body=True, wake=None, at=AT, write_id=bytes(16)), body=None)
+    assert decode(row, AT).decision is bench.tx.decision
