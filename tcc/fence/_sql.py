@@ -199,6 +199,11 @@ class SqlFence:
             raise wrapped.error from wrapped.error.__cause__
         except DBAPIError as error:
             raise _momentary(error) or FenceUnavailable(f"the fence's database failed: {error.orig}") from error
+        except Exception as error:
+            momentary = _momentary(error)
+            if momentary is None:
+                raise
+            raise momentary from error
 
     async def close(self) -> None:
         """Closes the engine, where the fence made it."""
@@ -293,9 +298,13 @@ class SqlFence:
             if not isinstance(result, Refusal):
                 await phase.finish()
             return result
-        except DBAPIError as error:
+        except Exception as error:
             momentary = _momentary(error)
-            raise _HandlersError(error) if momentary is None else momentary from error
+            if momentary is not None:
+                raise momentary from error
+            if isinstance(error, DBAPIError):
+                raise _HandlersError(error) from error
+            raise
         finally:
             current.reset(token)
             await phase.close()
@@ -346,8 +355,12 @@ class _HandlersError(Exception):
         self.error = error
 
 
-def _momentary(error: DBAPIError) -> FenceBusy | FenceUnavailable | None:
+def _momentary(error: Exception) -> FenceBusy | FenceUnavailable | None:
     """What an error says of the database's state rather than of the statement; None where it says nothing."""
+    if not isinstance(error, DBAPIError):
+        # Some errors of a connection that broke in the middle come out of asyncpg as they are, not as SQLAlchemy's.
+        drivers_own = type(error).__module__.partition(".")[0] == "asyncpg"
+        return FenceUnavailable(f"the database's connection broke: {error}") if drivers_own else None
     if error.connection_invalidated:
         return FenceUnavailable(f"the database's connection broke: {error.orig}")
     code = getattr(error.orig, "sqlite_errorcode", None)
