@@ -76,6 +76,11 @@ def _read(service: ServiceDescriptor, method: MethodDescriptor) -> Action | None
         return None
     option = options.Extensions[options_pb2.action]
     _check_unary(method)
+    if option.confirm == option.cancel:
+        raise UsageError(
+            f"option (tcc.v1.action) of {service.full_name}.{method.name} names {option.confirm} as its confirm and as "
+            "its cancel: Try, Confirm and Cancel are three methods"
+        )
     return Action(
         _path(service, method.name),
         _named(service, method, "confirm", option.confirm),

@@ -51,7 +51,7 @@ class Show:
 
     def say(self, text: str) -> None:
         """One step of the story."""
-        self.console.print(Text(f"* {text}"))
+        self.console.print(Text(f"* {text}"), soft_wrap=True)
 
     def answered(self, told: Told) -> None:
         """A client has its answer."""

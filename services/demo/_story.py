@@ -74,8 +74,7 @@ class Story:
             manager_kill = await self._kill_manager(manager, asked[SECOND_ROUND:])
             self._say("every client has its answer; waiting until every transaction is final")
             ends = await asyncio.gather(*(_end(manager, transfer.gid) for transfer in asked))
-            open_states = [state for state in tcc.State if not state.is_final and state is not tcc.State.UNKNOWABLE]
-            left_open = [view.gid async for view in manager.list(states=open_states)]
+            left_open = [view.gid async for view in manager.list(states=tcc.State.open())]
         return Facts(
             transfers=asked,
             told=self._told,

@@ -215,8 +215,8 @@ class Link:
 
     def _say(self, error: BaseException | None) -> Problem:
         problem = explain(error, self._url)
-        if problem.text not in self._said:
-            self._said.add(problem.text)
+        if problem.what not in self._said:
+            self._said.add(problem.what)
             (_log.error if problem.lasting else _log.warning)("%s: %s; trying again", self._name, problem.text)
         return problem
 

@@ -20,12 +20,19 @@ class Problem:
     """One thing in the way.
 
     Attributes:
-        text: what it is, and what to do about it; one line without secrets.
+        what: it is, and what to do about it; the same each time that it happens.
         lasting: only a person ends it, so trying often is no use.
+        said: the broker's or the library's own words, which may have something new in them each time.
     """
 
-    text: str
+    what: str
     lasting: bool
+    said: str = ""
+
+    @property
+    def text(self) -> str:
+        """All of it, in one line without secrets."""
+        return f"{self.what} ({self.said})" if self.said else self.what
 
 
 def check_url(url: str) -> None:
@@ -67,21 +74,23 @@ def explain(error: BaseException | None, url: str) -> Problem:
         )
     match error:
         case ProbableAuthenticationError() | AuthenticationError():
-            return Problem(f"{at} does not let user {user!r} in: check user and password of the url ({said})", True)
+            return Problem(f"{at} does not let user {user!r} in: check user and password of the url", True, said)
         case ChannelAccessRefused():
             return Problem(
-                f"{at} refuses user {user!r} a permission ({said}): "
+                f"{at} refuses user {user!r} a permission: "
                 f"rabbitmqctl set_permissions -p {vhost} {user} '^tcc\\.' '^(tcc\\.|amq\\.default$)' '^tcc\\.'",
                 True,
+                said,
             )
         case ChannelPreconditionFailed():
             return Problem(
-                f"{at} has this queue or exchange with other arguments ({said}): delete it, and it is declared as it "
+                f"{at} has this queue or exchange with other arguments: delete it, and it is declared as it "
                 "must be; no command is lost, each is sent again until it is answered",
                 True,
+                said,
             )
         case IncompatibleProtocolError() | ProtocolSyntaxError():
-            return Problem(f"what listens at {where(url)} does not speak AMQP 0-9-1: check the url ({said})", True)
+            return Problem(f"what listens at {where(url)} does not speak AMQP 0-9-1: check the url", True, said)
     if "vhost" in said and "not found" in said:
         return Problem(f"{at} has no vhost {vhost!r}: rabbitmqctl add_vhost {vhost}, or name another in the url", True)
     if "access to vhost" in said:
@@ -92,7 +101,7 @@ def explain(error: BaseException | None, url: str) -> Problem:
         )
     if isinstance(error, TimeoutError):
         return Problem(f"{at} does not answer", False)
-    return Problem(f"{at} cannot be reached ({said})", False)
+    return Problem(f"{at} cannot be reached", False, said)
 
 
 def _words(error: BaseException | None) -> str:

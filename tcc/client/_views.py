@@ -16,6 +16,7 @@ from google.protobuf import timestamp_pb2
 
 from tcc import wire
 from tcc.actions import Action
+from tcc.errors import UsageError
 from tcc.v1 import manager_pb2, transaction_pb2
 
 
@@ -43,6 +44,11 @@ class State(StrEnum):
     def is_final(self) -> bool:
         """Nothing more will happen."""
         return self in _FINAL
+
+    @classmethod
+    def open(cls) -> tuple[State, ...]:
+        """Those of transactions that are not final, for `Manager.list(states=...)`."""
+        return (cls.TRYING, cls.CONFIRMING, cls.CANCELLING)
 
 
 _FINAL: Final = frozenset({State.CONFIRMED, State.CANCELLED, State.MIXED})
@@ -274,7 +280,15 @@ def cancel_reason(number: int) -> CancelReason | None:
 
 
 def wire_states(states: Iterable[State]) -> list[transaction_pb2.State.ValueType]:
-    """The wire's numbers of states."""
+    """The wire's numbers of states.
+
+    Raises:
+        UsageError: one that no stored transaction can have.
+    """
+    states = tuple(states)
+    for state in states:
+        if state in (State.UNKNOWABLE, State.UNKNOWN):
+            raise UsageError(f"no stored transaction is {state}: list by State.open() or by the others")
     return [transaction_pb2.State.Value(f"STATE_{state}") for state in states]
 
 

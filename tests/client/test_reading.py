@@ -187,3 +187,14 @@ async def test_a_cancel_after_the_confirm_is_refused(manager: tcc.Manager, fake:
     with pytest.raises(tcc.ManagerError, match="t-1 is confirmed") as refused:
         await manager.cancel("t-1")
     assert (refused.value.code, refused.value.reason) == (Code.FAILED_PRECONDITION, "DECIDED")
+
+
+@pytest.mark.parametrize("state", [tcc.State.UNKNOWN, tcc.State.UNKNOWABLE])
+async def test_a_list_by_a_state_that_nothing_stored_has_says_so(manager: tcc.Manager, state: tcc.State) -> None:
+    with pytest.raises(tcc.UsageError, match=r"State\.open\(\)"):
+        _ = [view async for view in manager.list(states=[state])]
+
+
+def test_the_open_states_are_those_that_something_stored_can_have_and_that_are_not_final() -> None:
+    told = {tcc.State.UNKNOWN, tcc.State.UNKNOWABLE}
+    assert set(tcc.State.open()) == {state for state in tcc.State if not state.is_final} - told

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 import tcc
+from tcc.client._repeat import Answered
 from tests.spine.installation import OPENING, Installation, credit, debit, transfer
 from tests.spine.traffic import never_answers, waits_for
 
@@ -92,9 +93,9 @@ async def test_the_same_gid_with_another_plan_already_exists_and_it_says_what_di
     with pytest.raises(tcc.GidReused) as reused:
         await installation.manager.execute(*other(), gid="t-1", name=name)
     assert difference in str(reused.value)
-    cause = reused.value.__cause__
-    assert isinstance(cause, grpc.aio.AioRpcError)
-    assert cause.code() is grpc.StatusCode.ALREADY_EXISTS
+    answered = reused.value.__context__
+    assert isinstance(answered, Answered)
+    assert answered.error.code() is grpc.StatusCode.ALREADY_EXISTS
     assert installation.bank_a.ann == (OPENING - 70, 0)
     await installation.check()
 
