@@ -337,7 +337,7 @@ ORDER = {
         try_call("nobody", branch("s")), "begin it first", "UNKNOWN_TRANSACTION", Code.NOT_FOUND
     ),
     "a Try after the Cancel": manager(
-        try_call("gone", branch("s")), "no branch can join", "ALREADY_DECIDED", Code.FAILED_PRECONDITION
+        try_call("gone", branch("s")), "transaction gone was cancelled", "TRANSACTION_CANCELLED", Code.ABORTED
     ),
     "a Try after the Confirm": manager(
         try_call("kept", branch("s")), "no branch can join", "ALREADY_DECIDED", Code.FAILED_PRECONDITION

@@ -202,8 +202,16 @@ async def test_a_repeated_try_of_a_branch_is_the_same_branch(installation: Insta
     await installation.check()
 
 
-@pytest.mark.parametrize("decide", ["Cancel", "Confirm"])
-async def test_a_branch_cannot_join_after_the_decision(installation: Installation, decide: str) -> None:
+@pytest.mark.parametrize(
+    ("decide", "code", "says"),
+    [
+        ("Cancel", grpc.StatusCode.ABORTED, "transaction t-1 was cancelled"),
+        ("Confirm", grpc.StatusCode.FAILED_PRECONDITION, "no branch can join any more"),
+    ],
+)
+async def test_a_branch_cannot_join_after_the_decision(
+    installation: Installation, decide: str, code: grpc.StatusCode, says: str
+) -> None:
     async with grpc.aio.insecure_channel(installation.address) as channel:
         stub: Any = manager_pb2_grpc.TransactionManagerStub(channel)
         await stub.Begin(manager_pb2.BeginRequest(gid="t-1"))
@@ -211,9 +219,9 @@ async def test_a_branch_cannot_join_after_the_decision(installation: Installatio
             await stub.Cancel(manager_pb2.CancelRequest(gid="t-1"))
         else:
             await stub.Confirm(manager_pb2.ConfirmRequest(gid="t-1"))
-        with pytest.raises(grpc.aio.AioRpcError, match="no branch can join any more") as late:
+        with pytest.raises(grpc.aio.AioRpcError, match=says) as late:
             await stub.Try(_try("t-1", "out", "bank-a", "Debit", DEBIT))
-        assert late.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert late.value.code() is code
         assert wire.TRY_RESULT not in dict(late.value.trailing_metadata() or ())
     assert not installation.bank_a.traffic.calls("TryDebit")
     assert installation.bank_a.books.fence == {}

@@ -6,10 +6,12 @@ import asyncio
 from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
 
 import tcc
-from tcc.client._repeat import Answered
+from tcc import wire
+from tests.spine.bad_requests import branch, execute
 from tests.spine.installation import OPENING, Installation, credit, debit, transfer
 from tests.spine.traffic import never_answers, waits_for
 
@@ -93,11 +95,20 @@ async def test_the_same_gid_with_another_plan_already_exists_and_it_says_what_di
     with pytest.raises(tcc.GidReused) as reused:
         await installation.manager.execute(*other(), gid="t-1", name=name)
     assert difference in str(reused.value)
-    answered = reused.value.__context__
-    assert isinstance(answered, Answered)
-    assert answered.error.code() is grpc.StatusCode.ALREADY_EXISTS
     assert installation.bank_a.ann == (OPENING - 70, 0)
     await installation.check()
+
+
+async def test_other_languages_hear_of_another_plan_by_the_status_and_its_details(installation: Installation) -> None:
+    await installation.manager.execute(*transfer(70), gid="t-1")
+    with pytest.raises(grpc.aio.AioRpcError) as reused:
+        await execute(branch(), gid="t-1")(installation)
+    assert reused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    details = dict(reused.value.trailing_metadata() or ())[wire.STATUS_DETAILS]
+    assert isinstance(details, bytes)
+    info = wire.error_info(details)
+    assert info is not None
+    assert (info.reason, info.metadata["difference"]) == (wire.GID_REUSED, "it has 2 branches, this call has 1")
 
 
 async def test_the_same_gid_for_a_plan_and_an_interactive_transaction_is_refused_either_way(
