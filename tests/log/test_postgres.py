@@ -125,6 +125,7 @@ async def test_a_deadlock_is_none_of_the_callers_business(log: PostgresLog, by_h
     first, second = new_row("a"), new_row("b")
     await asyncio.gather(log.append(first), log.append(second))
     pid = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    await by_hand.execute(text("SET LOCAL deadlock_timeout = '60s'"))  # so that it is the log that has to give in
     await by_hand.execute(text("SELECT 1 FROM tcc_transaction WHERE gid = 'b' FOR UPDATE"))
     writing = asyncio.gather(log.append(next_row(first)), log.append(next_row(second)))
     async with asyncio.timeout(10):
