@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tcc import wire
 from tcc.v1 import transaction_pb2 as pb
 from tcc_server.core import rules
 from tcc_server.core.decide import is_trying
@@ -64,8 +65,7 @@ def cancelled(tx: Transaction) -> pb.Cancelled:
         if _stood_in_the_way(tx, branch):
             status = branch.status or Status()
             if branch.reservation in (Reservation.UNKNOWN, Reservation.PENDING):
-                text = status.message or "the Try was not answered in time"
-                status = Status(rules.DEADLINE_EXCEEDED, text, b"")
+                status = Status(rules.DEADLINE_EXCEEDED, _unanswered(status), b"")
             message.refusals.add(
                 step=branch.ask.step,
                 participant=branch.ask.participant,
@@ -77,6 +77,13 @@ def cancelled(tx: Transaction) -> pb.Cancelled:
                 else pb.TRY_RESULT_UNKNOWN,
             )
     return message
+
+
+def _unanswered(last: Status) -> str:
+    if last.code in (0, rules.DEADLINE_EXCEEDED):
+        return last.message or "the Try was not answered in time"
+    name = wire.STATUS_BY_NUMBER[last.code].name if last.code in wire.STATUS_BY_NUMBER else str(last.code)
+    return f"no answer in time that settles it; the last was {name}: {last.message}"
 
 
 def _stood_in_the_way(tx: Transaction, branch: Branch) -> bool:

@@ -117,7 +117,7 @@ async def test_a_try_whose_reply_is_lost_and_that_is_then_refused_or_overloaded_
     bank_a.traffic.next("TryDebit", loses_the_reply)
     bank_a.traffic.always("TryDebit", then)
     with pytest.raises(tcc.TransactionCancelled) as stopped:
-        await installation.manager.execute(debit("bank-a", 70, timeout=0.5), credit("bank-b", 70))
+        await installation.manager.execute(debit("bank-a", 70, timeout=2.0), credit("bank-b", 70))
     await installation.ended(stopped.value.gid)
     assert len(bank_a.traffic.calls("TryDebit")) > 1
     assert bank_a.fence_state(stopped.value.gid) == "CANCELLED"
