@@ -70,7 +70,7 @@ async def test_a_silent_redis_costs_one_command_its_timeout_and_the_others_nothi
     begun = time.monotonic()
     for number in range(2, 500):
         await hold(lock, f"{key}{number}")
-    assert time.monotonic() - begun < 0.2
+    assert time.monotonic() - begun < 5.0  # a timeout each would be two minutes
     assert lock.bypasses == 499
 
     await held.release()  # owed, and given back once Redis listens
@@ -153,7 +153,7 @@ async def test_closing_while_redis_is_silent_is_bounded(own_redis: Redis, make: 
     await asyncio.sleep(0)
     await lock.close()
     assert not isinstance(await waiting, Busy)
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < 5.0
 
 
 async def test_one_command_at_two_instances_has_one_effect_also_without_redis(
