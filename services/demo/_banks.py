@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import grpc.aio
 
 from services.accounts.v1.accounts_pb2 import GetAccountRequest, GetTotalsRequest, OpenAccountRequest
 from services.accounts.v1.accounts_pb2_grpc import AccountsStub
+from services.demo._fence import FenceTable
 from services.demo._processes import Server
 
 OPENING = {"ann": 1_000_00, "ben": 1_000_00, "cleo": 1_000_00, "dan": 1_000_00, "kim": 5_00}
@@ -42,42 +40,49 @@ class Books:
 
 
 class Bank:
-    """One bank: a process, a database, and the stub for what is no transaction."""
+    """One bank: a process, a database, and the stub for what is no transaction.
 
-    def __init__(self, name: str, folder: Path) -> None:
+    Args:
+        name: the participant's.
+        folder: for its log, and its database unless that is elsewhere.
+        opening: its accounts, and what they start with, in cents.
+        database: its url; "" for an SQLite file in the folder.
+        options: further ones of its process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        opening: Mapping[str, int] = OPENING,
+        database: str = "",
+        options: Sequence[str] = (),
+    ) -> None:
         self.name = name
-        self.database = folder / f"{name}.db"
-        self.server = Server(name, ("services.accounts", "--name", name, "--database", str(self.database)), folder)
+        self._opening = opening
+        url = database or f"sqlite+aiosqlite:///{folder / name}.db"
+        self.fence = FenceTable(url)
+        self.server = Server(name, ("services.accounts", "--name", name, "--database", url, *options), folder)
 
     async def open_accounts(self) -> None:
         """Opens the accounts."""
         async with self._channel() as channel:
             stub = AccountsStub(channel)
-            for account, available in OPENING.items():
+            for account, available in self._opening.items():
                 await stub.OpenAccount(OpenAccountRequest(account=account, available=available))
 
     async def books(self) -> Books:
         """The present books: what the bank answers, and what its database holds."""
         async with self._channel() as channel:
             stub = AccountsStub(channel)
-            accounts = [await stub.GetAccount(GetAccountRequest(account=account)) for account in OPENING]
+            accounts = [await stub.GetAccount(GetAccountRequest(account=account)) for account in self._opening]
             totals = await stub.GetTotals(GetTotalsRequest())
-        tried = await asyncio.to_thread(self._query, "SELECT gid FROM tcc_fence WHERE state = 'TRIED'")
         return Books(
             balances={account.account: account.available for account in accounts},
             available=totals.available,
             reserved=totals.reserved,
-            tried=len(tried),
+            tried=await self.fence.tried(),
         )
-
-    async def fence_state(self, gid: str) -> str:
-        """What the bank's fence holds for its branch of a transaction; "" for nothing. Works while the bank is dead."""
-        rows = await asyncio.to_thread(self._query, "SELECT state FROM tcc_fence WHERE gid = ?", gid)
-        return str(rows[0][0]) if rows else ""
 
     def _channel(self) -> grpc.aio.Channel:
         return grpc.aio.insecure_channel(self.server.address, (("grpc.enable_http_proxy", 0),))
-
-    def _query(self, sql: str, *arguments: str) -> list[tuple[object, ...]]:
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
-            return database.execute(sql, arguments).fetchall()

@@ -51,8 +51,7 @@ class Server:
                 sys.executable,
                 "-m",
                 *self._arguments,
-                "--listen",
-                self.address,
+                *self._listen(),
                 cwd=CHECKOUT,
                 env=_environment(),
                 stdout=PIPE,
@@ -89,6 +88,10 @@ class Server:
             process.kill()
             await process.wait()
 
+    def _listen(self) -> Sequence[str]:
+        """The arguments that tell it where to serve."""
+        return ("--listen", self.address)
+
     def _running(self) -> Process:
         if self._process is None or self._process.returncode is not None:
             raise DemoFailed(f"{self.name} is not running, and should be; see {self.log}")
@@ -106,6 +109,43 @@ class Server:
         if found is None:
             raise DemoFailed(f"{self.name} did not start; see {self.log}")
         return found[0]
+
+
+class ConfiguredServer(Server):
+    """A server whose address stands in its configuration.
+
+    Args:
+        name, arguments, folder: as those of every server.
+        address: what its configuration says, host:port.
+    """
+
+    def __init__(self, name: str, arguments: Sequence[str], folder: Path, address: str) -> None:
+        super().__init__(name, arguments, folder)
+        self.address = address
+
+    def _listen(self) -> Sequence[str]:
+        return ()
+
+
+async def run_once(name: str, arguments: Sequence[str], folder: Path) -> None:
+    """Runs `python -m ARGUMENTS` to its end, with a log like a server's.
+
+    Raises:
+        DemoFailed: it did not end with 0.
+    """
+    path = folder / f"{name}.log"
+    with path.open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", *arguments, cwd=CHECKOUT, env=_environment(), stdout=log, stderr=log
+        )
+        try:
+            code = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    if code:
+        raise DemoFailed(f"{name} ended with {code}; see {path}")
 
 
 def _environment() -> dict[str, str]:

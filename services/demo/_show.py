@@ -14,7 +14,7 @@ from rich.text import Text
 
 import tcc
 from services.demo._proof import Check, Facts, cents
-from services.demo._transfers import COUNT, Told, Transfer
+from services.demo._transfers import Told, Transfer
 
 _WIDTH_IN_PIPES = 120
 _STYLES = {tcc.Decision.CONFIRM: "green", tcc.Decision.CANCEL: "yellow", None: "red"}
@@ -25,14 +25,18 @@ class Show:
     """Where the story is told.
 
     Args:
+        what: the clients ask for, in one word or more.
+        total: how many they ask for.
         quiet: tell nothing; for a demo whose result is printed as JSON.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, what: str, total: int, quiet: bool = False) -> None:
+        self._what = what
+        self._total = total
         fixed = not sys.stdout.isatty() and "COLUMNS" not in os.environ
         self.console = Console(highlight=False, quiet=quiet, width=_WIDTH_IN_PIPES if fixed else None)
         self._progress = Progress(
-            TextColumn("  transfers"),
+            TextColumn(f"  {what}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
@@ -41,7 +45,7 @@ class Show:
             disable=quiet or not self.console.is_terminal,
         )
         self._told: list[Told] = []
-        self._task = self._progress.add_task("", total=COUNT)
+        self._task = self._progress.add_task("", total=total)
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -59,12 +63,14 @@ class Show:
         counts = {decision: sum(one.decision is decision for one in self._told) for decision in _WORDS}
         words = ", ".join(f"{count} {_WORDS[decision]}" for decision, count in counts.items() if count)
         self._progress.update(self._task, completed=len(self._told), description=words)
-        if not self.console.is_terminal and (len(self._told) % 10 == 0 or len(self._told) == COUNT):
-            self.console.print(f"  {len(self._told)} of {COUNT} transfers answered: {words}")
+        if not self.console.is_terminal and (len(self._told) % 10 == 0 or len(self._told) == self._total):
+            self.console.print(f"  {len(self._told)} of {self._total} {self._what} answered: {words}")
 
     def outcomes(self, facts: Facts) -> None:
-        """A table of the transfers."""
-        table = Table(title="Transfers", title_justify="left", box=None, pad_edge=False, header_style="bold")
+        """A table of what was asked for."""
+        table = Table(
+            title=self._what.capitalize(), title_justify="left", box=None, pad_edge=False, header_style="bold"
+        )
         for name in ("gid", "from", "to"):
             table.add_column(name, no_wrap=True)
         table.add_column("amount", justify="right", no_wrap=True)

@@ -14,7 +14,7 @@ import tcc
 from services.accounts.v1.accounts_pb2_grpc import AccountsStub
 from services.demo._banks import Bank, Books
 from services.demo._processes import Server
-from services.demo._proof import BankKill, Facts, Found, ManagerKill
+from services.demo._proof import BankKill, Check, Facts, Found, ManagerKill, prove
 from services.demo._transfers import BANKS, Told, Transfer, carry_out, told_of, transfers
 
 FIRST_ROUND = 13
@@ -73,7 +73,7 @@ class Story:
             bank_kill = await self._kill_bank(manager, asked[FIRST_ROUND], asked[FIRST_ROUND + 1 : SECOND_ROUND])
             manager_kill = await self._kill_manager(manager, asked[SECOND_ROUND:])
             self._say("every client has its answer; waiting until every transaction is final")
-            ends = await asyncio.gather(*(_end(manager, transfer.gid) for transfer in asked))
+            ends = await asyncio.gather(*(end(manager, transfer.gid) for transfer in asked))
             left_open = [view.gid async for view in manager.list(states=tcc.State.open())]
         return Facts(
             transfers=asked,
@@ -86,6 +86,10 @@ class Story:
             manager_kill=manager_kill,
         )
 
+    def prove(self, facts: Facts) -> list[Check]:
+        """What must hold."""
+        return prove(facts)
+
     async def _kill_bank(self, manager: tcc.Manager, transfer: Transfer, others: Sequence[Transfer]) -> BankKill:
         """In an interactive transaction the client itself stands between the Tries and the decision to confirm."""
         bank = self._banks[transfer.source]
@@ -95,7 +99,7 @@ class Story:
                     await AccountsStub(tx.channel.participant(transfer.source)).TryDebit(transfer.debit)
                     await AccountsStub(tx.channel.participant(transfer.target)).TryCredit(transfer.credit)
                     exit_code = await bank.server.kill()
-                    fence = await bank.fence_state(transfer.gid)
+                    fence = await bank.fence.state(transfer.gid)
                     self._say(
                         f"{transfer.gid}, interactive: both Tries answered, nothing decided: SIGKILL to {bank.name}"
                     )
@@ -157,8 +161,8 @@ class Story:
         return {name: await bank.books() for name, bank in self._banks.items()}
 
 
-async def _end(manager: tcc.Manager, gid: str) -> tcc.TransactionView:
-    """The transaction's last state, waited for."""
+async def end(manager: tcc.Manager, gid: str) -> tcc.TransactionView:
+    """A transaction's last state, waited for."""
     async for view in manager.watch(gid):
         if view.state.is_final:
             return view

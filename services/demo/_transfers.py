@@ -62,22 +62,22 @@ class Told:
     text: str = ""
 
 
-def transfers() -> tuple[Transfer, ...]:
-    """All of them, to and fro between the banks.
+def transfers(banks: tuple[str, str] = BANKS, gids: str = "t") -> tuple[Transfer, ...]:
+    """All of them, to and fro between two banks; their gids begin as told.
 
     Some are by someone who hasn't the money, and some to an account that there isn't: then the payer's money may be
     reserved already, and must be given back.
     """
     made = []
     for number in range(1, COUNT + 1):
-        source, target = BANKS if number % 2 == 0 else reversed(BANKS)
+        source, target = banks if number % 2 == 0 else reversed(banks)
         payer, payee, refused_with = _RICH[number % len(_RICH)], _RICH[number // 2 % len(_RICH)], ""
         if number % 7 == 3:
             payer, refused_with = _POOR, "FAILED_PRECONDITION"
         elif number % 9 == 4:
             payee, refused_with = _NOBODY, "NOT_FOUND"
         amount = 10_00 + number * 37 % 40 * 1_00
-        made.append(Transfer(f"t-{number:02}", source, payer, target, payee, amount, refused_with))
+        made.append(Transfer(f"{gids}-{number:02}", source, payer, target, payee, amount, refused_with))
     return tuple(made)
 
 

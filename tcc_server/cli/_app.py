@@ -101,8 +101,14 @@ COMMANDS = {
     "demo": Command(
         "tcc_server.cli.demo:demo",
         "Run the bank transfer demo, from a checkout of the repository.",
-        "Transfers between two banks while processes are killed, and the proof that no money was lost or made.",
-        ("tcc demo",),
+        "Transfers between two banks while processes are killed, and the proof that no money was lost or made. With "
+        "the urls of a RabbitMQ, a Redis and a PostgreSQL: orders too, on the whole stack. It makes databases and "
+        "queues of its own there, removes them in the end, and touches nothing else; 'make demo-full' starts servers "
+        "of its own, and lets them fail as well.",
+        (
+            "tcc demo",
+            "tcc demo --rabbitmq amqp://127.0.0.1/ --redis redis://127.0.0.1/0 --postgres postgresql://postgres@127.0.0.1/",
+        ),
     ),
 }
 TX_COMMANDS = {
