@@ -1,10 +1,10 @@
-"""`make bench`: two-branch transactions on the embedded default, and grpc.aio's own unary rate in the same run.
+"""`make bench`: two-branch transactions, and grpc.aio's own unary rate in the same run.
 
-    python -m benchmarks [--seconds 5] [--concurrency 1 16 64] [--json FILE]
+    python -m benchmarks [--workload bank full-postgres] [--seconds 4] [--concurrency 1 16 64] [--json FILE]
 
-Two workloads: *coordination* (participants do nothing, fence in memory: SQLite log, gRPC, manager) and *bank* (real
-balances and fences in SQLite, two databases). Every process has its CPU time measured. Rows of one table come from one
-run on one machine; compare ratios, not numbers of different days.
+The workloads are described in `benchmarks.installation`, the counts in `benchmarks.counts`. Every process of the
+toolkit has its CPU time measured; that of RabbitMQ, Redis and PostgreSQL is not in the table, although they run on the
+same machine. Rows of one table come from one run on one machine; compare ratios, not numbers of different days.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import platform
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-import grpc.aio
-
+from benchmarks.counts import Counts
+from benchmarks.installation import FULL, WORKLOADS, Installation, check_servers, installed
 from benchmarks.processes import Process
-from services.accounts.v1 import accounts_pb2 as pb
-from services.accounts.v1.accounts_pb2_grpc import AccountsStub
+from tests.servers.process import ServerMissing
 
 
 @dataclass
 class Row:
-    """One measurement; CPU in milliseconds a transaction."""
+    """One measurement; CPU in milliseconds a transaction, and counts a transaction: None where nobody counts."""
 
     workload: str
     concurrency: int
@@ -38,16 +41,18 @@ class Row:
     client_cpu_ms: float
     manager_cpu_ms: float
     participants_cpu_ms: float
+    rpcs: float
+    row_writes: float
+    amqp_messages: float | None
+    redis_calls: float | None
 
 
-async def load(*arguments: str) -> dict[str, float]:
-    """Run `benchmarks.load` in a process of its own."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.load", *arguments, stdout=asyncio.subprocess.PIPE
-    )
+async def load(*command: str) -> dict[str, float]:
+    """Run the load in a process of its own: a module and its arguments."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", *command, stdout=asyncio.subprocess.PIPE)
     out, _ = await process.communicate()
     if process.returncode:
-        raise RuntimeError(f"the load failed: {' '.join(arguments)}")
+        raise RuntimeError(f"the load failed: {' '.join(command)}")
     figures: dict[str, float] = json.loads(out)
     return figures
 
@@ -56,7 +61,7 @@ async def yardstick(concurrency: int, seconds: float) -> float:
     """R: unary echo calls a second, both ends grpc.aio on this machine."""
     server = await Process.start("benchmarks.echo")
     try:
-        figures = await load("echo", f"127.0.0.1:{server.port}", str(concurrency), str(seconds))
+        figures = await load("benchmarks.load", "echo", f"127.0.0.1:{server.port}", str(concurrency), str(seconds))
     finally:
         await server.stop()
     return figures["per_second"]
@@ -64,60 +69,74 @@ async def yardstick(concurrency: int, seconds: float) -> float:
 
 async def run(workload: str, folder: Path, levels: list[int], seconds: float, rate: float) -> list[Row]:
     """One workload at each concurrency."""
-    if workload == "bank":
-        names = ["bank-a", "bank-b"]
-        participants = [
-            await Process.start(
-                "services.accounts", "--listen", "127.0.0.1:0", "--database", str(folder / f"{name}.db"), "--name", name
-            )
-            for name in names
-        ]
-        for participant in participants:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{participant.port}") as channel:
-                await AccountsStub(channel).OpenAccount(pb.OpenAccountRequest(account="bench", available=10**12))
-    else:
-        names = ["noop", "noop"]
-        participants = [await Process.start("benchmarks.noop")]
-    endpoints = [part for process in participants for part in ("--participant", f"127.0.0.1:{process.port}")]
-    manager = await Process.start(
-        "tcc", "dev", "--json", "--listen", "127.0.0.1:0", "--data", str(folder / workload), *endpoints
-    )
     rows = []
-    try:
+    async with installed(workload, folder) as installation:
+        before = await installation.counters.read()
         for concurrency in levels:
-            before = manager.cpu_seconds(), sum(process.cpu_seconds() for process in participants)
-            figures = await load("transactions", f"127.0.0.1:{manager.port}", str(concurrency), str(seconds), *names)
-            after = manager.cpu_seconds(), sum(process.cpu_seconds() for process in participants)
-            # The other processes are measured over the warm-up too, so their share is by all that were run.
-            total = figures["count"] * 1.2
-            rows.append(
-                Row(
-                    workload=workload,
-                    concurrency=concurrency,
-                    per_second=figures["per_second"],
-                    ratio=figures["per_second"] / rate,
-                    p50_ms=figures["p50_ms"],
-                    p99_ms=figures["p99_ms"],
-                    client_cpu_ms=figures["client_cpu_ms"],
-                    manager_cpu_ms=1000 * (after[0] - before[0]) / total,
-                    participants_cpu_ms=1000 * (after[1] - before[1]) / total,
-                )
-            )
-            show(rows[-1])
-    finally:
-        await manager.stop()
-        for process in participants:
-            await process.stop()
+            row, before = await measured(workload, installation, concurrency, seconds, rate, before)
+            rows.append(row)
+            show(row)
     return rows
+
+
+async def measured(
+    workload: str, installation: Installation, concurrency: int, seconds: float, rate: float, before: Counts
+) -> tuple[Row, Counts]:
+    """One row, and the counts at its end."""
+    cpu_before = installation.cpu_seconds()
+    figures = await load(
+        *("benchmarks.counted", str(installation.client_counts), "benchmarks.load", "transactions"),
+        *(f"127.0.0.1:{installation.manager.port}", str(concurrency), str(seconds), *installation.names),
+    )
+    await installation.settled()
+    cpu_after = installation.cpu_seconds()
+    after = await installation.counters.read()
+    calls = figures["calls"]  # with the warm-up, over which all but the client is measured
+
+    def each(now: int | None, then: int | None) -> float | None:
+        return None if now is None or then is None else (now - then) / calls
+
+    row = Row(
+        workload=workload,
+        concurrency=concurrency,
+        per_second=figures["per_second"],
+        ratio=figures["per_second"] / rate,
+        p50_ms=figures["p50_ms"],
+        p99_ms=figures["p99_ms"],
+        client_cpu_ms=figures["client_cpu_ms"],
+        manager_cpu_ms=1000 * (cpu_after[0] - cpu_before[0]) / calls,
+        participants_cpu_ms=1000 * (cpu_after[1] - cpu_before[1]) / calls,
+        rpcs=(after.rpcs - before.rpcs) / calls,
+        row_writes=(after.row_writes - before.row_writes) / calls,
+        amqp_messages=each(after.amqp_messages, before.amqp_messages),
+        redis_calls=each(after.redis_calls, before.redis_calls),
+    )
+    return row, after
+
+
+HEAD = (
+    f"{'workload':<14}{'conc':>5}{'tx/s':>8}{'/R':>8}{'p50 ms':>9}{'p99 ms':>9}{'client':>8}{'manager':>9}"
+    f"{'particip.':>11}{'RPCs':>7}{'rows':>7}{'AMQP':>7}{'Redis':>7}"
+)
 
 
 def show(row: Row) -> None:
     """Print one line of the table."""
+    counts = (row.rpcs, row.row_writes, row.amqp_messages, row.redis_calls)
     print(
-        f"{row.workload:<14}{row.concurrency:>5}{row.per_second:>10.0f}{row.ratio:>8.3f}{row.p50_ms:>9.1f}"
-        f"{row.p99_ms:>9.1f}{row.client_cpu_ms:>10.2f}{row.manager_cpu_ms:>10.2f}{row.participants_cpu_ms:>14.2f}",
+        f"{row.workload:<14}{row.concurrency:>5}{row.per_second:>8.0f}{row.ratio:>8.3f}{row.p50_ms:>9.1f}"
+        f"{row.p99_ms:>9.1f}{row.client_cpu_ms:>8.2f}{row.manager_cpu_ms:>9.2f}{row.participants_cpu_ms:>11.2f}"
+        + "".join(f"{'-' if count is None else f'{count:.2f}':>7}" for count in counts),
         flush=True,
     )
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """A temporary folder that PostgreSQL's user may enter."""
+    with tempfile.TemporaryDirectory(prefix="tcc-bench-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 async def main() -> None:
@@ -125,26 +144,41 @@ async def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__.splitlines()[0] if __doc__ else ""
     )
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=WORKLOADS, help="all unless named")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     options = parser.parse_args()
+    if set(options.workload) & set(FULL):
+        try:
+            check_servers()
+        except ServerMissing as missing:
+            parser.exit(2, f"{missing} (or: make servers); or name other workloads with --workload\n")
+    started, busy = datetime.now(UTC), os.getloadavg()
     rate = await yardstick(64, options.seconds)
-    print(
-        f"R = {rate:.0f} unary echo calls/s (grpc.aio with uvloop on both ends, 64 at once, this machine, this run)\n"
-    )
-    print("CPU in ms a transaction; two branches each")
-    print(
-        f"{'workload':<14}{'conc':>5}{'tx/s':>10}{'/R':>8}{'p50 ms':>9}{'p99 ms':>9}"
-        f"{'client':>10}{'manager':>10}{'participants':>14}"
-    )
+    print(f"R = {rate:.0f} unary echo calls/s (grpc.aio with uvloop on both ends, 64 at once, this machine, this run)")
+    print(f"The machine's load was {busy[0]:.1f} before: above about 0.5, others' work is in these figures\n")
+    print("CPU in ms a transaction; two branches each; RPCs, rows written, AMQP messages and Redis calls a transaction")
+    print(HEAD)
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for workload in ("coordination", "bank"):
-            rows += await run(workload, Path(folder), options.concurrency, options.seconds, rate)
+    for workload in options.workload:
+        with own_folder() as folder:
+            rows += await run(workload, folder, options.concurrency, options.seconds, rate)
     if options.json:
-        machine = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.platform()}
-        result = {"echo_per_second": rate, "machine": machine, "rows": [asdict(row) for row in rows]}
+        machine = {
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "system": platform.platform(),
+            "processors": os.cpu_count(),
+            "load_before": busy,
+        }
+        result = {
+            "date": started.date().isoformat(),
+            "echo_per_second": rate,
+            "seconds": options.seconds,
+            "machine": machine,
+            "rows": [asdict(row) for row in rows],
+        }
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 

@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from itertools import cycle
 
 import grpc.aio
 import uvloop
@@ -19,21 +20,26 @@ import tcc
 from services.accounts.v1 import accounts_pb2 as pb
 from services.accounts.v1.accounts_pb2_grpc import AccountsStub
 
+ACCOUNTS = [f"bench-{number}" for number in range(64)]
+"""Many, so that what is measured is not clients that wait for one row's lock."""
+
 _WARM_UP = 0.2
 """Share of the time that is not counted."""
 
 
 async def measure(call: Callable[[], Awaitable[object]], concurrency: int, seconds: float) -> dict[str, float]:
-    """Run `concurrency` loops of `call` for some seconds; figures without the warm-up."""
+    """Run `concurrency` loops of `call` for some seconds; figures without the warm-up, but `calls` is all of them."""
     latencies: list[float] = []
     counted_from = time.perf_counter() + seconds * _WARM_UP
     end = time.perf_counter() + seconds * (1 + _WARM_UP)
     cpu_from = 0.0
+    calls = 0
 
     async def loop() -> None:
-        nonlocal cpu_from
+        nonlocal calls, cpu_from
         while (start := time.perf_counter()) < end:
             await call()
+            calls += 1
             if start >= counted_from:
                 cpu_from = cpu_from or _cpu()
                 latencies.append(time.perf_counter() - start)
@@ -42,7 +48,10 @@ async def measure(call: Callable[[], Awaitable[object]], concurrency: int, secon
     took = time.perf_counter() - counted_from
     latencies.sort()
     count = len(latencies)
+    if not count:
+        raise RuntimeError(f"no call began and ended within {seconds:g} s: measure for longer")
     return {
+        "calls": calls,
         "count": count,
         "per_second": count / took,
         "p50_ms": 1000 * latencies[count // 2],
@@ -56,12 +65,17 @@ async def transactions(target: str, concurrency: int, seconds: float, debtor: st
     """Two-branch plans; the answer is the decision."""
     source = AccountsStub(tcc.plan.participant(debtor))
     destination = AccountsStub(tcc.plan.participant(creditor))
-    debit = pb.DebitRequest(account="bench", amount=1)
-    credit = pb.CreditRequest(account="bench", amount=1)
-    async with tcc.Manager(target) as manager:
-        return await measure(
-            lambda: manager.execute(source.TryDebit(debit), destination.TryCredit(credit)), concurrency, seconds
+    accounts = cycle(ACCOUNTS)
+
+    async def transfer() -> None:
+        account = next(accounts)
+        await manager.execute(
+            source.TryDebit(pb.DebitRequest(account=account, amount=1)),
+            destination.TryCredit(pb.CreditRequest(account=account, amount=1)),
         )
+
+    async with tcc.Manager(target) as manager:
+        return await measure(transfer, concurrency, seconds)
 
 
 async def echo(target: str, concurrency: int, seconds: float) -> dict[str, float]:
