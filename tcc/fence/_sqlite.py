@@ -123,7 +123,8 @@ def _let_statements_end(driver: Any) -> None:
         if cancelled is None:
             return ended.result()
         if ended.exception() is None and isinstance(cursor := ended.result(), sqlite3.Cursor):
-            driver._tx.put_nowait((None, cursor.close))  # cursors belong to the driver's thread
+            # Cursors belong to the driver's thread. Nobody waits for this, but aiosqlite 0.21 ends on a missing future.
+            driver._tx.put_nowait((asyncio.get_running_loop().create_future(), cursor.close))
         raise cancelled
 
     driver._execute = execute

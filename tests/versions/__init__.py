@@ -1,0 +1,1 @@
+"""Processes of different versions of grpcio and protobuf, talking to each other."""
