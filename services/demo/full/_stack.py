@@ -1,7 +1,8 @@
 """The servers that the demo uses, and what it has in them: databases, queues, names that nobody else has.
 
 The law: the servers may be somebody's. What the demo makes there bears the name of its run and is removed at the end;
-nothing else is read, changed, flushed or stopped. Only who gave the servers may also give `Outages` for them.
+nothing else is read, changed, flushed or stopped. (The exchange `tcc.commands` stays where there was none.) Only who
+gave the servers may also give `Outages` for them.
 """
 
 from __future__ import annotations

@@ -87,8 +87,7 @@ class FullStory:
         async with AsyncExitStack() as held:
             manager = await held.enter_async_context(self._client())
             self._say(f"{FIRST_TRANSFERS} transfers and {FIRST_ORDERS} orders, all at once{self._while_flushing()}")
-            flushing = asyncio.create_task(self._flush())
-            held.callback(flushing.cancel)
+            flushing = await held.enter_async_context(self._flushing())
             await self._carry_out(manager, asked[:FIRST_TRANSFERS], ordered[:FIRST_ORDERS])
             bank_kill, outage = await self._kill_bank(
                 manager,
@@ -99,7 +98,7 @@ class FullStory:
             manager_kill, shop_kill = await self._kill_manager_and_shop(
                 manager, asked[SECOND_TRANSFERS:], ordered[SECOND_ORDERS:]
             )
-            flushing.cancel()
+            flushing.set()
             self._say("every client has its answer; waiting until every transaction is final")
             gids = [transfer.gid for transfer in (*asked, *(order.payment for order in ordered))]
             ends = await asyncio.gather(*(end(manager, gid) for gid in gids))
@@ -178,9 +177,20 @@ class FullStory:
     def _while_flushing(self) -> str:
         return f"; from now on Redis is flushed every {FLUSH_EVERY * 1000:.0f} ms" if self._stack.outages else ""
 
-    async def _flush(self) -> None:
+    @asynccontextmanager
+    async def _flushing(self) -> AsyncIterator[asyncio.Event]:
+        """Flushes until the event that it gives is set, or the block ends."""
+        enough = asyncio.Event()  # not the task's cancellation alone, which a client may swallow
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._flush(enough))
+            try:
+                yield enough
+            finally:
+                enough.set()
+
+    async def _flush(self, enough: asyncio.Event) -> None:
         """Redis loses all of its locks, over and over."""
-        while self._stack.outages:
+        while self._stack.outages and not enough.is_set():
             self._locks += await self._stack.outages.flush_redis()
             self._flushes += 1
             await asyncio.sleep(FLUSH_EVERY)
