@@ -15,13 +15,14 @@ from functools import partial
 from typing import Final, TypeAlias
 
 import grpc
-from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
+from aio_pika.abc import AbstractIncomingMessage
 from google.protobuf.message import DecodeError
 
 from tcc import wire
-from tcc.amqp.link import HEARTBEAT, Link, Pauses, Session, hush
+from tcc.amqp.link import HEARTBEAT, Link, Pauses, Session, end
 from tcc.amqp.publishing import Sent, publish
-from tcc.amqp.topology import command_queue, declare_on
+from tcc.amqp.subscription import Subscription
+from tcc.amqp.topology import command_queue
 from tcc.amqp.tracing import outcome_kind, tags_of
 from tcc.batching import Batcher, BatcherClosed
 from tcc.tracing import TraceParent, Tracing
@@ -54,7 +55,7 @@ class CommandConsumer:
         messages_ahead: lists that the broker may hand over before the first of them is acknowledged.
         at_once: commands that are carried out side by side.
         publish_timeout: seconds for handing an outcome over.
-        check_every: seconds between looks at whether the broker still knows that somebody consumes.
+        renew_after: seconds without a command after which the subscription is begun anew; see `Subscription`.
 
     Attributes:
         messages: lists that arrived.
@@ -74,7 +75,7 @@ class CommandConsumer:
         messages_ahead: int = 16,
         at_once: int = 256,
         publish_timeout: float = 10.0,
-        check_every: float = 10.0,
+        renew_after: float = 30.0,
         heartbeat: int = HEARTBEAT,
         pauses: Pauses | None = None,
     ) -> None:
@@ -82,23 +83,36 @@ class CommandConsumer:
         self._handle = handle
         self._tracing = tracing or Tracing()
         self._handler_timeout = handler_timeout
-        self._messages_ahead = messages_ahead
         self._turns = asyncio.Semaphore(at_once)
         self._publish_timeout = publish_timeout
         link = partial(Link, url, heartbeat=heartbeat, pauses=pauses)
         self._consuming = link(name=f"{participant}: commands", set_up=self._consume)
         self._publishing = link(name=f"{participant}: outcomes", set_up=_nothing)
-        self._consumed: tuple[AbstractQueue, str] | None = None
-        self._watching: asyncio.Task[None] | None = None
-        self._check_every = check_every
         self._draining = False
         self._lists: set[asyncio.Task[None]] = set()
+        self._subscription = Subscription(
+            participant,
+            self._take,
+            lambda: bool(self._lists),
+            messages_ahead=messages_ahead,
+            renew_after=renew_after,
+        )
         self._in_hand: dict[_Branch, asyncio.Future[None]] = {}
         self._outcomes: dict[str, _Outlet] = {}
         self.messages = 0
         self.undecodable = 0
         self.published = 0
         self.unclaimed = 0
+
+    @property
+    def renewed(self) -> int:
+        """How often the subscription was begun anew."""
+        return self._subscription.renewed
+
+    @property
+    def opened(self) -> int:
+        """How often there was a connection to consume on."""
+        return self._consuming.opened
 
     def start(self) -> None:
         """Begin to connect; returns at once, whether the broker is there or not."""
@@ -116,57 +130,22 @@ class CommandConsumer:
             grace: seconds that they get.
         """
         self._draining = True
-        with suppress(Exception):  # a connection that fails now delivers nothing more either
+        with suppress(TimeoutError):
             async with asyncio.timeout(max(0.1, grace)):
-                if self._consumed is not None:
-                    queue, tag = self._consumed
-                    await queue.cancel(tag)
+                await self._subscription.stop()
         if self._lists:
             await asyncio.wait(self._lists, timeout=grace)
 
     async def close(self) -> None:
         """Let go of everything. What was not acknowledged is delivered again, here or elsewhere. Idempotent."""
         self._draining = True
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
-        lists = list(self._lists)
-        for task in lists:
-            task.cancel()
-        await asyncio.gather(*lists, return_exceptions=True)
+        await end(*self._lists)
         await asyncio.gather(self._consuming.close(), self._publishing.close())
+        await self._subscription.stop()
 
     async def _consume(self, session: Session) -> None:
-        self._consumed = None
-        if self._watching is not None:
-            self._watching.cancel()
-        if self._draining:
-            return
-        await session.channel.set_qos(prefetch_count=self._messages_ahead)
-        await session.watch_consumers()
-        queue = await declare_on(session.channel, self._participant)
-        self._consumed = (queue, await queue.consume(self._take))
-        self._watching = asyncio.create_task(self._watch(session), name=f"{self._participant}: watch")
+        await self._subscription.begin(session)
         self._consuming.works()
-
-    async def _watch(self, session: Session) -> None:
-        """Ends the session when the broker has no consumer on the queue.
-
-        A queue that is deleted tells its consumers; one that is deleted while they subscribe may not, and what is
-        declared in its place never hears of them (seen on RabbitMQ 3.10).
-        """
-        hush()
-        while session.stands:
-            await asyncio.sleep(self._check_every)
-            try:
-                async with asyncio.timeout(self._check_every):
-                    found = await _consumers_of(session, self._participant)
-            except Exception as error:
-                session.end(error)
-                return
-            if not found:
-                session.end(RuntimeError("the queue has forgotten its consumer"))
-                return
 
     async def _take(self, message: AbstractIncomingMessage) -> None:
         # In a task of our own: the library stops its tasks with the connection, but a handler that began should end.
@@ -315,17 +294,6 @@ async def _settle(word: Awaitable[None]) -> None:
         await word
     except Exception as error:
         _log.debug("a list was not acknowledged: %r", error)
-
-
-async def _consumers_of(session: Session, participant: str) -> int:
-    channel = session.connection.channel(publisher_confirms=False)
-    await channel.initialize()
-    try:
-        queue = await channel.declare_queue(command_queue(participant), passive=True)
-        return queue.declaration_result.consumer_count or 0
-    finally:
-        if not channel.is_closed:
-            await channel.close()
 
 
 async def _nothing(_: Session) -> None:

@@ -26,6 +26,8 @@ HEARTBEAT: Final = 10
 
 _CLOSING = 1.0
 """Seconds that a connection gets to say goodbye."""
+_PERSISTENCE = 5
+"""So often a task is told to end."""
 
 _ours: ContextVar[bool] = ContextVar("tcc.amqp.ours", default=False)
 
@@ -62,7 +64,7 @@ class Session:
         self.channel = channel
         self._ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         connection.close_callbacks.add(self._closed)
-        channel.close_callbacks.add(self._closed)
+        self.depends_on(channel)
 
     def end(self, why: BaseException | None) -> None:
         """Give this connection up: the link makes another."""
@@ -90,9 +92,18 @@ class Session:
             free.cancel()
         return self.stands
 
-    async def watch_consumers(self) -> None:
+    def depends_on(self, channel: AbstractChannel, needed: Callable[[], bool] = lambda: True) -> None:
+        """From now on the session ends with this channel, if it is still needed then."""
+
+        def closed(_: object, why: BaseException | None) -> None:
+            if needed():
+                self.end(why)
+
+        channel.close_callbacks.add(closed)
+
+    async def watch_consumers(self, channel: AbstractChannel) -> None:
         """From now on the session ends when the broker cancels a consumer, as it does when a queue is deleted."""
-        underlay = await self.channel.get_underlay_channel()
+        underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(self._consumer_cancelled)
 
     def _closed(self, _: object, why: BaseException | None) -> None:
@@ -159,8 +170,7 @@ class Link:
     async def close(self) -> None:
         """Let go of the connection. Idempotent."""
         if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
+            await end(self._keeping)
             self._keeping = None
 
     def works(self) -> None:
@@ -227,6 +237,23 @@ async def _close(connection: aio_pika.Connection) -> None:
             await connection.close()
     except Exception as error:
         _log.debug("a connection did not close cleanly: %r", error)
+
+
+async def end(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks, and wait for their ends; what they raise is dropped.
+
+    More than once where it must be: the library swallows a cancellation that comes while it closes a channel.
+    """
+    left = {task for task in tasks if not task.done()}
+    for _ in range(_PERSISTENCE):
+        if not left:
+            break
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=_CLOSING)
+    if left:
+        _log.error("these do not end: %s", ", ".join(task.get_name() for task in left))
+    await asyncio.gather(*(task for task in tasks if task.done()), return_exceptions=True)
 
 
 def hush() -> None:

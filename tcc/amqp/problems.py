@@ -99,6 +99,9 @@ def explain(error: BaseException | None, url: str) -> Problem:
             f"rabbitmqctl set_permissions -p {vhost} {user} '^tcc\\.' '^(tcc\\.|amq\\.default$)' '^tcc\\.'",
             True,
         )
+    if "Cannot declare" in said:
+        what = f"{at} cannot declare a queue: its log says why; where nothing else helps, delete the queue"
+        return Problem(what, True, said)
     if isinstance(error, TimeoutError):
         return Problem(f"{at} does not answer", False)
     return Problem(f"{at} cannot be reached", False, said)

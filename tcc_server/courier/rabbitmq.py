@@ -19,7 +19,7 @@ from functools import partial
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
 from google.protobuf.message import DecodeError
 
-from tcc.amqp.link import HEARTBEAT, Link, Pauses, Session, hush
+from tcc.amqp.link import HEARTBEAT, Link, Pauses, Session, end, hush
 from tcc.amqp.problems import Problem, explain
 from tcc.amqp.publishing import Sent, publish
 from tcc.amqp.topology import EXCHANGE, OUTCOMES, declare_on, new_outcome_queue
@@ -55,6 +55,7 @@ class RabbitCourier:
             more is published to that queue: more of the same would not help it.
 
     Attributes:
+        reply_to: the queue that outcomes come back through; another with each connection, empty before the first.
         published: messages handed to the broker.
         commands_published: commands in them.
         undecodable: messages on the queue of outcomes that were none.
@@ -81,7 +82,7 @@ class RabbitCourier:
         link = partial(Link, url, heartbeat=heartbeat, pauses=pauses)
         self._publishing = link(name=f"manager {replica}: commands", set_up=self._set_up_publishing)
         self._consuming = link(name=f"manager {replica}: outcomes", set_up=self._set_up_consuming)
-        self._reply_to = ""
+        self.reply_to = ""
         self._lines = {name: _Line(self, name) for name in participants}
         self._sink: OutcomeSink | None = None
         self.published = 0
@@ -133,7 +134,7 @@ class RabbitCourier:
                 participant,
                 body,
                 timeout=self._publish_timeout,
-                reply_to=self._reply_to,
+                reply_to=self.reply_to,
                 time_to_live=max(self._answer_wait(max(0, command.attempt - 1)) for command in commands),
             )
         if sent is Sent.CONFIRMED:
@@ -158,10 +159,10 @@ class RabbitCourier:
     async def _set_up_consuming(self, session: Session) -> None:
         name = new_outcome_queue(self._replica)
         queue = await session.channel.declare_queue(name, exclusive=True, auto_delete=True)
-        await session.watch_consumers()
+        await session.watch_consumers(session.channel)
         # Without acknowledgements: the queue ends with its connection, so there is nobody to deliver again to.
         await queue.consume(self._take, no_ack=True)
-        self._reply_to = name
+        self.reply_to = name
         self._consuming.works()
 
     async def _take(self, message: AbstractIncomingMessage) -> None:
@@ -215,8 +216,7 @@ class _Line:
     async def close(self) -> None:
         self._waiting.clear()
         if self._publishing is not None:
-            self._publishing.cancel()
-            await asyncio.gather(self._publishing, return_exceptions=True)
+            await end(self._publishing)
 
     async def _work(self) -> None:
         hush()
@@ -230,8 +230,9 @@ class _Line:
                     await self._publish(channel)
                 except Exception as error:
                     await self._close_channel()
-                    if session.stands:  # else the link says what is wrong
-                        await self._pause(error)
+                    # Where the connection ended, the link says why. A queue so sick that to declare it ends the
+                    # connection must not do so all the time, so this line pauses for itself in any case.
+                    await self._pause(error, quietly=not session.stands)
         finally:
             self._publishing = None
 
@@ -269,7 +270,9 @@ class _Line:
             case Sent.UNKNOWN:
                 # The engine sends again what stays unanswered. On a new channel: in the broker, what follows on this
                 # one would wait behind this message.
-                raise _Setback("RabbitMQ does not confirm that it has them: does their queue have a leader?")
+                raise _Setback(
+                    "RabbitMQ does not confirm that it has them: has their queue a leader? If not, delete it"
+                )
 
     def _take(self) -> dict[_Branch, Command]:
         batch: dict[_Branch, Command] = {}
@@ -293,10 +296,10 @@ class _Line:
                 async with asyncio.timeout(_CLOSING):
                     await channel.close()
 
-    async def _pause(self, error: Exception) -> None:
+    async def _pause(self, error: Exception, *, quietly: bool) -> None:
         problem = Problem(str(error), False) if isinstance(error, _Setback) else explain(error, self._courier.url)
-        if problem.text not in self._said:
-            self._said.add(problem.text)
+        if problem.what not in self._said and not quietly:
+            self._said.add(problem.what)
             (_log.error if problem.lasting else _log.warning)(
                 "commands of %s wait: %s", self._participant, problem.text
             )

@@ -76,13 +76,14 @@ class Installation:
         return await self.engine.wait(Key("default", gid), is_final)
 
     async def all_end_confirmed(self, seconds: float = 30.0) -> None:
-        """Waits for the end of everything that was taken: confirmed at every service, once."""
+        """Waits for the end of everything that has been taken: confirmed at every service, once."""
         async with asyncio.timeout(seconds):
-            ends = await asyncio.gather(*(self.ended(gid) for gid in self.taken))
+            taken = list(self.taken)
+            ends = await asyncio.gather(*(self.ended(gid) for gid in taken))
         assert {end.state for end in ends} == {State.CONFIRMED}
         for service in self.services.values():
             effects = service.effects()
-            assert {gid: effects[f"confirm {gid}"] for gid in self.taken} == dict.fromkeys(self.taken, 1)
+            assert {gid: effects[f"confirm {gid}"] for gid in taken} == dict.fromkeys(taken, 1)
             assert not [effect for effect in effects if effect.startswith("cancel")]
 
     @asynccontextmanager
@@ -150,7 +151,7 @@ async def installation(
                 service.name,
                 service.handle,
                 publish_timeout=1.0,
-                check_every=1.0,
+                renew_after=1.0,
                 heartbeat=heartbeat,
                 pauses=QUICK,
             )

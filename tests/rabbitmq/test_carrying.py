@@ -128,11 +128,11 @@ async def test_a_command_that_takes_too_long_is_a_retry_and_its_list_is_acknowle
     worker = Worker()
     worker.hold()
     async with manager(broker.url, name) as end:
-        async with consumer(broker.url, name, worker.handle, handler_timeout=0.2):
+        async with consumer(broker.url, name, worker.handle, handler_timeout=0.2) as consuming:
             end.courier.send([command("a", name)])
             outcome = await end.outcome()
             assert (outcome.kind, outcome.code) == (RETRY, 4)
-            await until(lambda: _is_empty(broker.url, name))
+            await consuming.drain(5)
         async with consumer(broker.url, name, worker.handle) as again:
             await again.ready()
             assert again.messages == 0  # nothing was delivered again
@@ -182,6 +182,8 @@ async def test_two_instances_share_a_queue(broker: RabbitMQ, name: str) -> None:
         one.release()
         two.release()
         await end.outcomes_of({"a", "b"})
+        await first.drain(5)  # acknowledges; else what one leaves behind would come to the other
+        await second.drain(5)
     assert sorted(one.begun + two.begun) == ["a", "b"]
 
 
@@ -214,6 +216,23 @@ async def test_a_drained_instance_ends_what_it_has_and_takes_nothing_more(broker
             assert (await end.outcome()).gid == "a"
             await drained
     assert (draining.begun, other.begun) == (["a"], ["b"])
+
+
+async def test_a_subscription_to_which_nothing_comes_is_renewed_and_loses_nothing(broker: RabbitMQ, name: str) -> None:
+    worker = Worker()
+    async with (
+        manager(broker.url, name) as end,
+        consumer(broker.url, name, worker.handle, renew_after=0.05) as consuming,
+    ):
+        await until(lambda: consuming.renewed >= 3)
+        gids = [f"g{number}" for number in range(50)]
+        before = consuming.renewed
+        for number, gid in enumerate(gids):
+            end.courier.send([command(gid, name)])
+            assert (await end.outcome()).gid == gid
+            await asyncio.sleep(0.01 * (number % 12))  # some come while it is renewed
+        assert consuming.renewed > before
+    assert consuming.opened == 1  # all on one connection
 
 
 @pytest.mark.parametrize("copies", [2, 5])
