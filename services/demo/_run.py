@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shutil
 import signal
 import sys
@@ -120,6 +121,7 @@ def _in_words(error: Exception, limit: float) -> str:
 
 def run(demo: Demo[F], as_json: bool) -> int:
     """Runs a demo in a folder of its own; gives the exit code. The folder stays where not all went well."""
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what it would say of a broker that is away, we say
     folder = Path(tempfile.mkdtemp(prefix="tcc-demo-"))
     try:
         asyncio.run(_run(demo, folder, as_json))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -62,6 +63,23 @@ def test_money_and_stock_are_whole_after_everything_has_died_once(environment: d
 
 
 @pytest.mark.timeout(LIMIT)
+def test_sigterm_while_rabbitmq_is_away_ends_all_that_was_started(environment: dict[str, str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tools.demo_full"],
+        cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert any("RabbitMQ is stopped" in line for line in process.stdout)
+        process.terminate()
+        try:
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 143
+    assert processes_with(environment["TMPDIR"]) == []
+
+
+@pytest.mark.timeout(LIMIT)
 async def test_somebodys_servers_are_left_as_they_were(
     rabbitmq_server: RabbitMQ | Running,
     redis_server: Redis | Running,
@@ -78,10 +96,10 @@ async def test_somebodys_servers_are_left_as_they_were(
             cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True,
         ) as process:  # fmt: skip
             spans = await jaeger.until(lambda spans: any(span.service == "demo" for span in spans))
-            out, _ = process.communicate()
+            out, _ = await asyncio.to_thread(process.communicate)  # the receiver goes on receiving
         assert await client.get("somebodys") == b"own"
         await client.delete("somebodys")
-    assert process.returncode == 0
+    assert process.returncode == 0, out
     assert spans
     facts = json.loads(out)["facts"]
     assert (facts["broker_outage"], facts["lock_loss"]) == (None, None)
