@@ -19,6 +19,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from google.protobuf.message import DecodeError
 
 from tcc import wire
+from tcc.amqp.bounded import bounded
 from tcc.amqp.link import HEARTBEAT, Link, Pauses, Session, end
 from tcc.amqp.publishing import Sent, publish
 from tcc.amqp.subscription import Subscription
@@ -291,7 +292,7 @@ def _outcome_of(command: Command, kind: transaction_pb2.OutcomeKind.ValueType, m
 async def _settle(word: Awaitable[None]) -> None:
     """Acknowledge or reject; where the connection is gone, the broker delivers the message again by itself."""
     try:
-        await word
+        await bounded(word, _OVERTIME)
     except Exception as error:
         _log.debug("a list was not acknowledged: %r", error)
 

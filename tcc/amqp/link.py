@@ -14,9 +14,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
-import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.connection import Connection, make_url
 
+from tcc.amqp.bounded import bounded
 from tcc.amqp.problems import Problem, explain, where
 
 _log = logging.getLogger("tcc.amqp")
@@ -59,7 +60,7 @@ class Session:
         channel: open; messages that cannot be routed come back as errors.
     """
 
-    def __init__(self, connection: aio_pika.Connection, channel: AbstractChannel) -> None:
+    def __init__(self, connection: Connection, channel: AbstractChannel) -> None:
         self.connection: AbstractConnection = connection
         self.channel = channel
         self._ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
@@ -184,8 +185,7 @@ class Link:
         hush()
         while True:
             try:
-                async with asyncio.timeout(self._opening):
-                    connection = await self._connect()
+                connection = await self._connect()
             except Exception as error:
                 problem = self._say(error)
             else:
@@ -194,20 +194,21 @@ class Link:
             self._failures += 1
             await asyncio.sleep(pause)
 
-    async def _connect(self) -> aio_pika.Connection:
-        return await aio_pika.connect(
-            self._url, heartbeat=self._heartbeat, client_properties={"connection_name": self._name}
-        )
+    async def _connect(self) -> Connection:
+        url = make_url(self._url, heartbeat=self._heartbeat)
+        connection = Connection(url, client_properties={"connection_name": self._name})
+        try:
+            await bounded(connection.connect(), self._opening)
+        except BaseException:
+            await _close(connection)
+            raise
+        return connection
 
-    async def _use(self, connection: aio_pika.Connection) -> BaseException | None:
+    async def _use(self, connection: Connection) -> BaseException | None:
         """Set the connection up, and stay until it ends; gives the reason."""
         try:
             try:
-                async with asyncio.timeout(self._opening):
-                    channel = connection.channel(on_return_raises=True)
-                    await channel.initialize()
-                    session = Session(connection, channel)
-                    await self._set_up(session)
+                session = await bounded(self._open(connection), self._opening)
             except Exception as error:
                 return error
             self._session = session
@@ -223,6 +224,13 @@ class Link:
         finally:
             await _close(connection)
 
+    async def _open(self, connection: Connection) -> Session:
+        channel = connection.channel(on_return_raises=True)
+        await channel.initialize()
+        session = Session(connection, channel)
+        await self._set_up(session)
+        return session
+
     def _say(self, error: BaseException | None) -> Problem:
         problem = explain(error, self._url)
         if problem.what not in self._said:
@@ -231,10 +239,9 @@ class Link:
         return problem
 
 
-async def _close(connection: aio_pika.Connection) -> None:
+async def _close(connection: Connection) -> None:
     try:
-        async with asyncio.timeout(_CLOSING):
-            await connection.close()
+        await bounded(connection.close(), _CLOSING)
     except Exception as error:
         _log.debug("a connection did not close cleanly: %r", error)
 
@@ -242,7 +249,7 @@ async def _close(connection: aio_pika.Connection) -> None:
 async def end(*tasks: asyncio.Task[None]) -> None:
     """Cancel tasks, and wait for their ends; what they raise is dropped.
 
-    More than once where it must be: the library swallows a cancellation that comes while it closes a channel.
+    More than once where it must be: others' code may swallow a cancellation.
     """
     left = {task for task in tasks if not task.done()}
     for _ in range(_PERSISTENCE):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from enum import Enum
 
 import aio_pika
 from aio_pika.abc import AbstractExchange
 from aio_pika.exceptions import ChannelInvalidStateError, DeliveryError, PublishError
+
+from tcc.amqp.bounded import bounded
 
 
 class Sent(Enum):
@@ -52,8 +53,7 @@ async def publish(
         expiration=time_to_live,
     )
     try:
-        async with asyncio.timeout(timeout):
-            await exchange.publish(message, routing_key, mandatory=True)
+        await bounded(exchange.publish(message, routing_key, mandatory=True), timeout)
     except PublishError:
         return Sent.UNROUTABLE
     except ChannelInvalidStateError:
@@ -62,9 +62,4 @@ async def publish(
         return Sent.REFUSED
     except TimeoutError:
         return Sent.UNKNOWN
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        return Sent.UNKNOWN  # the connection's end rejects what it owes with whatever ended it, cancellations included
     return Sent.CONFIRMED

@@ -16,6 +16,7 @@ from typing import Final
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 
+from tcc.amqp.bounded import bounded
 from tcc.amqp.link import Session, end, hush
 from tcc.amqp.topology import declare_on
 
@@ -77,7 +78,7 @@ class Subscription:
             await end(self._watching)
         if self._open is not None:
             with suppress(Exception):  # a connection that fails now delivers nothing more either
-                await self._open.queue.cancel(self._open.tag)
+                await bounded(self._open.queue.cancel(self._open.tag), _OPENING)
 
     async def _subscribe(self, session: Session) -> None:
         if self._stopped:
@@ -92,6 +93,10 @@ class Subscription:
         if before is not None:
             await before.queue.cancel(before.tag)
             self._left.append(before.channel)
+
+    async def _renew(self, session: Session) -> None:
+        await self._close_left()
+        await self._subscribe(session)
 
     async def _close_left(self) -> None:
         """Close the channels of earlier subscriptions: an acknowledgement on a closed one would end the connection."""
@@ -110,9 +115,7 @@ class Subscription:
             if self._came or self._is_busy():
                 continue
             try:
-                async with asyncio.timeout(_OPENING):
-                    await self._close_left()
-                    await self._subscribe(session)
+                await bounded(self._renew(session), _OPENING)
             except Exception as error:
                 session.end(error)
             self.renewed += 1

@@ -19,6 +19,7 @@ from functools import partial
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
 from google.protobuf.message import DecodeError
 
+from tcc.amqp.bounded import bounded
 from tcc.amqp.link import HEARTBEAT, Link, Pauses, Session, end, hush
 from tcc.amqp.problems import Problem, explain
 from tcc.amqp.publishing import Sent, publish
@@ -243,11 +244,13 @@ class _Line:
             Exception: what is wrong with the queue or the channel.
         """
         if self._channel is None or self._channel.is_closed or self._session is not session:
-            async with asyncio.timeout(_OPENING):
-                self._session, self._channel = session, session.connection.channel(on_return_raises=True)
-                await self._channel.initialize()
-                await declare_on(self._channel, self._participant)
+            self._session, self._channel = session, session.connection.channel(on_return_raises=True)
+            await bounded(self._open(self._channel), _OPENING)
         return self._channel
+
+    async def _open(self, channel: AbstractChannel) -> None:
+        await channel.initialize()
+        await declare_on(channel, self._participant)
 
     async def _publish(self, channel: AbstractChannel) -> None:
         exchange = await channel.get_exchange(EXCHANGE, ensure=False)
@@ -293,8 +296,7 @@ class _Line:
         channel, self._channel = self._channel, None
         if channel is not None and channel.is_initialized and not channel.is_closed:
             with suppress(Exception):  # it is given up, whatever it says to that
-                async with asyncio.timeout(_CLOSING):
-                    await channel.close()
+                await bounded(channel.close(), _CLOSING)
 
     async def _pause(self, error: Exception, *, quietly: bool) -> None:
         problem = Problem(str(error), False) if isinstance(error, _Setback) else explain(error, self._courier.url)
