@@ -18,7 +18,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.connection import Connection, make_url
 
 from tcc.amqp.bounded import bounded
-from tcc.amqp.problems import Problem, explain, where
+from tcc.amqp.problems import Problem, QueueGone, explain, where
 
 _log = logging.getLogger("tcc.amqp")
 
@@ -47,10 +47,11 @@ class Pauses:
     lasting: float = 30.0
     steady: float = 5.0
 
-    def after(self, failures: int, *, lasting: bool) -> float:
+    def after(self, failures: int, problem: Problem) -> float:
         """The pause after so many failures in a row."""
-        ceiling = self.lasting if lasting else self.longest
-        return min(ceiling, self.first * 2.0 ** min(failures, 30)) * random.uniform(0.5, 1.0)  # noqa: S311  jitter
+        ceiling = self.lasting if problem.lasting else self.longest
+        jitter = random.uniform(0.5, 1.0)  # noqa: S311  no secret
+        return max(problem.rest, min(ceiling, self.first * 2.0 ** min(failures, 30))) * jitter
 
 
 class Session:
@@ -111,7 +112,7 @@ class Session:
         self.end(why)
 
     def _consumer_cancelled(self, _: object) -> None:
-        self.end(RuntimeError("the queue that was consumed is gone"))
+        self.end(QueueGone())
 
 
 SetUp = Callable[[Session], Awaitable[None]]
@@ -190,7 +191,7 @@ class Link:
                 problem = self._say(error)
             else:
                 problem = self._say(await self._use(connection))
-            pause = self._pauses.after(self._failures, lasting=problem.lasting)
+            pause = self._pauses.after(self._failures, problem)
             self._failures += 1
             await asyncio.sleep(pause)
 

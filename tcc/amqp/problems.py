@@ -15,6 +15,10 @@ from aiormq.exceptions import (
 )
 
 
+class QueueGone(Exception):
+    """The queue that was published to or consumed from has been deleted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing in the way.
@@ -23,11 +27,13 @@ class Problem:
         what: it is, and what to do about it; the same each time that it happens.
         lasting: only a person ends it, so trying often is no use.
         said: the broker's or the library's own words, which may have something new in them each time.
+        rest: seconds that the broker is left alone first, at least.
     """
 
     what: str
     lasting: bool
     said: str = ""
+    rest: float = 0.0
 
     @property
     def text(self) -> str:
@@ -73,6 +79,9 @@ def explain(error: BaseException | None, url: str) -> Problem:
             True,
         )
     match error:
+        case QueueGone():
+            # Whoever is first declares it anew; where that meets the deletion, RabbitMQ 3.10 may never recover it.
+            return Problem(f"{at} has lost the queue: it is declared anew", False, rest=1.0)
         case ProbableAuthenticationError() | AuthenticationError():
             return Problem(f"{at} does not let user {user!r} in: check user and password of the url", True, said)
         case ChannelAccessRefused():
@@ -102,6 +111,8 @@ def explain(error: BaseException | None, url: str) -> Problem:
     if "Cannot declare" in said:
         what = f"{at} cannot declare a queue: its log says why; where nothing else helps, delete the queue"
         return Problem(what, True, said)
+    if "INTERNAL_ERROR" in said:
+        return Problem(f"{at} failed: its log says why", False, said, rest=1.0)
     if isinstance(error, TimeoutError):
         return Problem(f"{at} does not answer", False)
     return Problem(f"{at} cannot be reached", False, said)

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 
 from tcc.amqp.bounded import bounded
 from tcc.amqp.link import HEARTBEAT, Link, Pauses, Session, end, hush
-from tcc.amqp.problems import Problem, explain
+from tcc.amqp.problems import Problem, QueueGone, explain
 from tcc.amqp.publishing import Sent, publish
 from tcc.amqp.topology import EXCHANGE, OUTCOMES, declare_on, new_outcome_queue
 from tcc.amqp.tracing import tags_of
@@ -264,7 +264,7 @@ class _Line:
                     _log.warning("commands of %s leave again", self._participant)
             case Sent.UNROUTABLE:
                 self._put_back(batch)
-                raise _Setback("their queue is gone: declaring it anew")
+                raise QueueGone
             case Sent.REFUSED:
                 self._put_back(batch)
                 raise _Setback("RabbitMQ could not keep them: its log says why")
@@ -305,7 +305,7 @@ class _Line:
             (_log.error if problem.lasting else _log.warning)(
                 "commands of %s wait: %s", self._participant, problem.text
             )
-        pause = self._courier.pauses.after(self._failures, lasting=problem.lasting)
+        pause = self._courier.pauses.after(self._failures, problem)
         self._failures += 1
         await asyncio.sleep(pause)
 

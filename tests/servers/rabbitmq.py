@@ -73,9 +73,10 @@ class RabbitMQ:
     def control(self, *arguments: str) -> str:
         """Run rabbitmqctl; its output."""
         tool = program("rabbitmq-server", "/usr/lib/rabbitmq/bin/rabbitmqctl")
-        return subprocess.run(
-            [tool, "-q", *arguments], check=True, capture_output=True, text=True, env={**os.environ, **self._environ()}
-        ).stdout
+        environ = {**os.environ, **self._environ()}
+        command = [tool, "-q", *arguments]
+        # Bounded: a broker in trouble may never answer.
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=environ, timeout=60).stdout
 
     def _is_ready(self) -> bool:
         return answers(self.port)
