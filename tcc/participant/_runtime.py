@@ -55,7 +55,8 @@ class ParticipantRuntime:
     Args:
         fence: makes effects happen once.
         lock: keeps double deliveries apart.
-        handler_timeout: seconds after which a handler is stopped and rolled back.
+        handler_timeout: seconds after which a handler of Confirm or Cancel is stopped and rolled back.
+        try_timeout: the same for Try, where it is less.
         clock: unix seconds.
     """
 
@@ -65,11 +66,16 @@ class ParticipantRuntime:
         lock: Lock,
         *,
         handler_timeout: float = 30.0,
+        try_timeout: float = 10.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._fence = fence
         self._lock = lock
-        self._handler_timeout = handler_timeout
+        self._timeouts = {
+            Phase.TRY: min(try_timeout, handler_timeout),
+            Phase.CONFIRM: handler_timeout,
+            Phase.CANCEL: handler_timeout,
+        }
         self._clock = clock
         self._methods: dict[str, BoundMethod] = {}
         self._under_way = 0
@@ -232,7 +238,7 @@ class ParticipantRuntime:
         self._under_way += 1
         try:
             key = f"{{{visit.namespace}/{visit.gid}}}:{visit.branch}"
-            lock = await self._lock.acquire(key, self._handler_timeout + 5.0)
+            lock = await self._lock.acquire(key, self._timeouts[visit.phase] + 5.0)
             if isinstance(lock, Busy):
                 raise FenceBusy("another delivery of this branch is being worked on", lock.remaining)
             try:
@@ -248,7 +254,9 @@ class ParticipantRuntime:
             self._idle.set()
 
     def _context(self, call: Call, transport: Transport | None) -> PhaseContext:
-        limit = self._handler_timeout if call.timeout is None else min(call.timeout, self._handler_timeout)
+        limit = self._timeouts[call.visit.phase]
+        if call.timeout is not None:
+            limit = min(limit, call.timeout)
         return PhaseContext(call.metadata, time.monotonic() + limit, call.peer, transport)
 
     def _what_is_wrong(self, call: Call, method: BoundMethod | None) -> Refusal | None:

@@ -55,7 +55,9 @@ class ParticipantServer(grpc.aio.Server):
         name: the participant's name, as the manager's configuration has it. Default: the full name of each service.
         lock: keeps double deliveries apart.
         credentials: for TLS; None listens in the clear.
-        handler_timeout: seconds after which a handler of Try, Confirm or Cancel is stopped and rolled back.
+        handler_timeout: seconds after which a handler of Confirm or Cancel is stopped and rolled back.
+        try_timeout: the same for Try, where it is less. An instance that is killed leaves the locks of its Tries behind
+            for these and 5 s more: keep both well below your transactions' timeouts.
         interceptors: for calls by gRPC; what comes as a command does not pass them.
         options: gRPC channel arguments, over the server's own.
         maximum_concurrent_rpcs: calls over these are answered RESOURCE_EXHAUSTED, which a manager repeats; None: no
@@ -79,6 +81,7 @@ class ParticipantServer(grpc.aio.Server):
         lock: Lock | None = None,
         credentials: grpc.ServerCredentials | None = None,
         handler_timeout: float = 30.0,
+        try_timeout: float = 10.0,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         options: Sequence[tuple[str, int | str]] = (),
         maximum_concurrent_rpcs: int | None = 1000,
@@ -104,7 +107,7 @@ class ParticipantServer(grpc.aio.Server):
         self._interceptors = tuple(interceptors)
         self._options = (*_OPTIONS, *options)
         self._maximum_concurrent_rpcs = maximum_concurrent_rpcs
-        self._runtime = ParticipantRuntime(fence, self._lock, handler_timeout=handler_timeout)
+        self._runtime = ParticipantRuntime(fence, self._lock, handler_timeout=handler_timeout, try_timeout=try_timeout)
         self._tracing = Tracing(tracer_provider)
         self._router = Router(self._runtime, self._tracing)
         self._health: Health | None = None

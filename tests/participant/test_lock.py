@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import grpc
@@ -67,6 +68,14 @@ async def test_a_lock_held_elsewhere_is_busy_with_what_is_left_of_it(
     assert (told.kind, told.hint) == ("BUSY", 2.5)
     assert not journal.lines
     assert not any(scripted.runs.values())
+
+
+async def test_by_default_a_killed_instance_s_lock_ends_well_before_a_transaction_s_deadline(
+    scripted: Scripted, journal: Journal
+) -> None:
+    await Direct(make_server(scripted, journal, lock=journal)).attempt(Branch())
+    [(_, ttl)] = journal.keys
+    assert ttl <= inspect.signature(tcc.Manager.execute).parameters["timeout"].default / 2
 
 
 @pytest.mark.parametrize("failure", [ValueError("bug"), tcc.Refused("no")])

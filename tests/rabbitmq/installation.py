@@ -115,7 +115,12 @@ class Installation:
 
 @asynccontextmanager
 async def installation(
-    manager_url: str, *names: str, consumer_url: str | None = None, policy: Policy = POLICY, heartbeat: int = 10
+    manager_url: str,
+    *names: str,
+    consumer_url: str | None = None,
+    policy: Policy = POLICY,
+    heartbeat: int = 10,
+    publish_timeout: float = 5.0,
 ) -> AsyncIterator[Installation]:
     """An installation that runs.
 
@@ -130,7 +135,7 @@ async def installation(
         replica="r",
         participants=services,
         answer_wait=policy.answer_wait,
-        publish_timeout=5.0,
+        publish_timeout=publish_timeout,
         heartbeat=heartbeat,
         pauses=QUICK,
     )

@@ -80,7 +80,7 @@ async def test_its_vhost_is_wiped(broker: RabbitMQ, names: tuple[str, str]) -> N
 
 
 async def test_a_memory_alarm(broker: RabbitMQ, names: tuple[str, str]) -> None:
-    async with installation(broker.url, *names) as running:
+    async with installation(broker.url, *names, publish_timeout=0.3) as running:
         try:
             async with running.traffic(clients=4):
                 await running.until_taken(20)

@@ -114,6 +114,23 @@ async def test_a_later_attempt_takes_the_place_of_one_that_still_waits(broker: R
     assert attempts == [3]
 
 
+async def test_outcomes_come_back_through_another_queue_on_each_connection(broker: RabbitMQ, name: str) -> None:
+    worker = Worker()
+    async with (
+        Proxy(broker.port) as proxy,
+        manager(f"amqp://127.0.0.1:{proxy.port}/", name) as end,
+        consumer(broker.url, name, worker.handle),
+    ):
+        seen = set()
+        for number in range(3):
+            end.courier.send([command(f"g{number}", name)])
+            await end.outcomes_of({f"g{number}"})
+            seen.add(end.courier.reply_to)
+            proxy.cut()
+            await until(lambda: end.courier.reply_to not in seen)
+    assert len(seen) == 3
+
+
 async def test_a_participant_that_is_not_configured_is_answered_at_once(broker: RabbitMQ, name: str) -> None:
     async with manager(broker.url, name) as end:
         end.courier.send([command("a", "stranger")])
