@@ -145,6 +145,7 @@ class ManagerApp:
                         await self._service.drained()
                 except TimeoutError:
                     _log.warning("drain_timeout", hint="calls still in progress are ended; clients ask again by gid")
+                self._service.end_streams()
             await self._server.stop(grace=0.5)
             self._server = None
         if self._engine is not None:

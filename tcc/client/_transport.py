@@ -2,7 +2,7 @@
 
 The law: an attempt either returns the manager's answer or raises the `grpc.aio.AioRpcError` of that attempt, and
 nothing is sent before the connection was seen to be ready. So whoever repeats knows whether anything can have arrived.
-Lists on a stream will take the place of the unary calls here, and nobody above will notice.
+Plans leave in lists on a stream, unless the channel is the user's own, whose interceptors are to see each call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import grpc.aio
 from opentelemetry import propagate
 
 from tcc import wire
+from tcc.client._plans import Plans
 from tcc.errors import UsageError
+from tcc.streams import NotOffered
 from tcc.tracing import Tags, TraceParent, Tracing
 from tcc.v1 import manager_pb2, manager_pb2_grpc
 
@@ -79,6 +81,7 @@ class Transport:
             )
         self._channel = channel
         self._stub = manager_pb2_grpc.TransactionManagerStub(channel)
+        self._plans = Plans(channel) if self._own else None
 
     def is_closed(self) -> bool:
         """Nothing is sent any more."""
@@ -108,6 +111,11 @@ class Transport:
         self, request: manager_pb2.ExecuteRequest, timeout: float, metadata: CallMetadata
     ) -> manager_pb2.ExecuteResponse:
         """One attempt of Execute."""
+        if self._plans is not None and self._plans.offered:
+            try:
+                return await self._planned(self._plans, request, timeout)
+            except NotOffered:
+                pass  # the manager did not look at it
         return (await self._attempt(self._stub.Execute, "Execute", request, timeout, metadata))[0]
 
     async def begin(
@@ -173,6 +181,18 @@ class Transport:
         finally:
             call.cancel()
 
+    async def _planned(
+        self, plans: Plans, request: manager_pb2.ExecuteRequest, timeout: float
+    ) -> manager_pb2.ExecuteResponse:
+        with self._tracing.call(f"/{_SERVICE}/Execute", TraceParent.current(), Tags(gid=request.gid)) as span:
+            try:
+                response = await plans.execute(request, timeout, span.trace)
+            except grpc.aio.AioRpcError as error:
+                span.ended(error.code(), error.details() or "")
+                raise
+            span.ended(grpc.StatusCode.OK)
+            return response
+
     async def _attempt(
         self,
         method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
@@ -202,5 +222,7 @@ class Transport:
         if self._closed:
             return
         self._closed = True
+        if self._plans is not None:
+            await self._plans.close()
         if self._own:
             await self._channel.close()

@@ -58,7 +58,8 @@ class ParticipantServer(grpc.aio.Server):
         handler_timeout: seconds after which a handler of Confirm or Cancel is stopped and rolled back.
         try_timeout: the same for Try, where it is less. An instance that is killed leaves the locks of its Tries behind
             for these and 5 s more: keep both well below your transactions' timeouts.
-        interceptors: for calls by gRPC; what comes as a command does not pass them.
+        interceptors: for calls by gRPC; what comes as a command does not pass them. With any, managers call method by
+            method and not in lists, which costs more.
         options: gRPC channel arguments, over the server's own.
         maximum_concurrent_rpcs: calls over these are answered RESOURCE_EXHAUSTED, which a manager repeats; None: no
             limit.
@@ -114,7 +115,8 @@ class ParticipantServer(grpc.aio.Server):
         self._server: grpc.aio.Server | None = None
         self._port: int | None = None
         self._stopped = asyncio.Event()
-        participant_pb2_grpc.add_ParticipantServicer_to_server(ParticipantService(self.describe), self)
+        self._service = ParticipantService(self.describe, self._runtime, self._tracing, streams=not self._interceptors)
+        participant_pb2_grpc.add_ParticipantServicer_to_server(self._service, self)
 
     @property
     def runtime(self) -> ParticipantRuntime:
@@ -205,6 +207,7 @@ class ParticipantServer(grpc.aio.Server):
         graceful_until = loop.time() + (grace or 0.0)
         if self._health is not None:
             await self._health.shut_down()
+        self._service.end_streams()
         await asyncio.gather(self._server.stop(grace), *(one.drain(grace or 0.0) for one in self._consumers))
         self._runtime.stop_taking()
         with suppress(TimeoutError):

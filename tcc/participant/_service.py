@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -12,22 +12,50 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
 
+from tcc import wire
 from tcc.actions import Action
+from tcc.participant._runtime import ParticipantRuntime
+from tcc.streams import ListServer
+from tcc.tracing import Tags, TraceParent, Tracing
 from tcc.v1 import participant_pb2, participant_pb2_grpc, transaction_pb2
 
+_TryItem = participant_pb2.TryStreamRequest.Item
+_TryAnswer = participant_pb2.TryStreamResponse.Item
+
+_AT_ONCE = 1000
+"""Items of one stream that are worked on at a time."""
 _LAST_WORD = 0.2
 """Seconds in which a watcher of health may hear of the end; one that watches an unknown service hears nothing."""
 
 
 class ParticipantService(participant_pb2_grpc.ParticipantServicer):
-    """Describes the server to a manager.
+    """Describes the server to a manager, and takes its Tries and commands in lists.
 
     Args:
         describe: gives the participants by name, with their actions.
+        runtime: runs the phases.
+        tracing: makes their spans.
+        streams: offer the streams. Without them managers call the methods themselves, and interceptors see each call.
     """
 
-    def __init__(self, describe: Callable[[], participant_pb2.DescribeResponse]) -> None:
+    def __init__(
+        self,
+        describe: Callable[[], participant_pb2.DescribeResponse],
+        runtime: ParticipantRuntime,
+        tracing: Tracing,
+        *,
+        streams: bool,
+    ) -> None:
         self._describe = describe
+        self._runtime = runtime
+        self._tracing = tracing
+        self._streams = streams
+        self._tries: ListServer[_TryItem, _TryAnswer] = ListServer(
+            lambda message: message.items, self._try, _failed_try, _pack_tries, at_once=_AT_ONCE
+        )
+        self._commands: ListServer[participant_pb2.Command, participant_pb2.Outcome] = ListServer(
+            lambda message: message.commands, self._command, _failed_command, _pack_outcomes, at_once=_AT_ONCE
+        )
 
     async def Describe(  # noqa: N802  gRPC names it
         self, request: participant_pb2.DescribeRequest, context: Any
@@ -35,15 +63,81 @@ class ParticipantService(participant_pb2_grpc.ParticipantServicer):
         """The server's participants and actions."""
         return self._describe()
 
-    async def TryStream(self, request_iterator: Any, context: Any) -> AsyncIterator[participant_pb2.TryStreamResponse]:  # noqa: N802  gRPC names it
-        """Not offered yet: managers then call the methods one by one."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "TryStream is not offered: call the methods themselves")
-        yield participant_pb2.TryStreamResponse()  # makes this a stream's handler
+    async def TryStream(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802  a coroutine that writes is gRPC's other way to stream
+        """Tries in lists."""
+        await self._serve(self._tries, request_iterator, context)
 
-    async def CommandStream(self, request_iterator: Any, context: Any) -> AsyncIterator[participant_pb2.OutcomeList]:  # noqa: N802  gRPC names it
-        """Not offered yet: managers then call the methods one by one."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "CommandStream is not offered: call the methods themselves")
-        yield participant_pb2.OutcomeList()  # makes this a stream's handler
+    async def CommandStream(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802  as above
+        """Commands in lists."""
+        await self._serve(self._commands, request_iterator, context)
+
+    def end_streams(self) -> None:
+        """Take nothing more by streams; they end once what they brought is answered."""
+        self._tries.end()
+        self._commands.end()
+
+    async def _serve(self, server: ListServer[Any, Any], messages: Any, context: Any) -> None:
+        if not self._streams:
+            text = "this server has interceptors, which see calls of its methods only: call those"
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
+        await server.serve(messages, context)
+
+    async def _try(self, item: _TryItem, context: Any) -> _TryAnswer:
+        path = item.methods.try_method
+        metadata: list[tuple[str, str | bytes]] = [
+            (entry.key, entry.value if entry.key.endswith("-bin") else entry.value.decode(errors="replace"))
+            for entry in item.metadata
+        ]
+        metadata.append((wire.CONFIRM_METHOD, item.methods.confirm_method))
+        metadata.append((wire.CANCEL_METHOD, item.methods.cancel_method))
+        timeout = item.timeout.seconds + item.timeout.nanos / 1e9 if item.HasField("timeout") else None
+        with self._tracing.served(path, TraceParent.of(metadata), Tags.of(metadata)) as span:
+            answer = await self._runtime.attempt(
+                path, item.request, metadata, timeout=timeout, peer=context.peer(), transport=context
+            )
+            span.ended(answer.code, answer.message)
+        said = _TryAnswer(id=item.id, reply=answer.reply)
+        if answer.code is not grpc.StatusCode.OK:
+            said.status.code = answer.code.value[0]
+            said.status.message = answer.message
+            said.status.details = answer.details
+        for key, value in answer.trailers:
+            said.trailers.add(key=key, value=value if isinstance(value, bytes) else value.encode())
+        return said
+
+    async def _command(self, command: participant_pb2.Command, context: Any) -> participant_pb2.Outcome:
+        confirm = command.phase == transaction_pb2.PHASE_CONFIRM
+        path = command.methods.confirm_method if confirm else command.methods.cancel_method
+        tags = Tags(command.gid, command.branch, "confirm" if confirm else "cancel", command.attempt)
+        with self._tracing.served(path, TraceParent(command.traceparent, command.tracestate), tags) as span:
+            outcome = await self._runtime.command(command, peer=context.peer())
+            span.ended(wire.STATUS_BY_NUMBER[outcome.code], outcome.message)
+        return outcome
+
+
+def _pack_tries(answers: Sequence[_TryAnswer]) -> participant_pb2.TryStreamResponse:
+    return participant_pb2.TryStreamResponse(items=answers)
+
+
+def _pack_outcomes(outcomes: Sequence[participant_pb2.Outcome]) -> participant_pb2.OutcomeList:
+    return participant_pb2.OutcomeList(outcomes=outcomes)
+
+
+def _failed_try(item: _TryItem, code: grpc.StatusCode, text: str) -> _TryAnswer:
+    return _TryAnswer(id=item.id, status=transaction_pb2.CallStatus(code=code.value[0], message=text))
+
+
+def _failed_command(command: participant_pb2.Command, code: grpc.StatusCode, text: str) -> participant_pb2.Outcome:
+    return participant_pb2.Outcome(
+        namespace=command.namespace,
+        gid=command.gid,
+        branch=command.branch,
+        phase=command.phase,
+        attempt=command.attempt,
+        kind=transaction_pb2.OUTCOME_KIND_RETRY,
+        code=code.value[0],
+        message=text,
+    )
 
 
 class _WatchOver(Exception):

@@ -5,6 +5,6 @@ where they have any, and `tcc.*` where they have none. Without an OpenTelemetry 
 and the context passes through unchanged.
 """
 
-from tcc.tracing._spans import Tags, TraceParent, Tracing
+from tcc.tracing._spans import Rpc, Tags, TraceParent, Tracing
 
-__all__ = ["Tags", "TraceParent", "Tracing"]
+__all__ = ["Rpc", "Tags", "TraceParent", "Tracing"]

@@ -7,8 +7,9 @@ no client can take it for a success by not looking.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable
-from typing import NoReturn, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
@@ -19,10 +20,11 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tcc import wire
 from tcc.ids import DEFAULT_NAMESPACE
-from tcc.tracing import Tags, TraceParent, Tracing
+from tcc.streams import ListServer
+from tcc.tracing import Rpc, Tags, TraceParent, Tracing
 from tcc.v1 import manager_pb2 as pb, manager_pb2_grpc, transaction_pb2
 from tcc_server.api import render
-from tcc_server.api.errors import OF_CONFIGURATION, BadRequest, failure_of
+from tcc_server.api.errors import OF_CONFIGURATION, BadRequest, Failure, failure_of
 from tcc_server.api.fitting import cut, fitting
 from tcc_server.api.requests import Requests
 from tcc_server.core.model import Ask, Branch, Decision, Key, Reservation, State, Status, Transaction
@@ -33,9 +35,13 @@ from tcc_server.log.seam import BadToken, Filter
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 _Context = grpc.aio.ServicerContext[object, object]
+_Plan = pb.ExecuteStreamRequest.Item
+_Answer = pb.ExecuteStreamResponse.Item
 
 _SERVICE = "tcc.v1.TransactionManager"
 _PAGE, _PAGE_MAX, _GIDS_MAX = 100, 1000, 1000
+_PLANS_AT_ONCE = 16_384
+"""Plans of one stream that are waited for at a time."""
 _ANSWER_MARGIN = 0.2
 """Seconds before the call's deadline at which a COMPLETED answer goes out with what there is."""
 _PATIENCE = 60.0
@@ -66,6 +72,9 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         self._in_progress = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._plans: ListServer[_Plan, _Answer] = ListServer(
+            lambda message: message.items, self._planned, _failed_plan, _pack, at_once=_PLANS_AT_ONCE
+        )
 
     def use(self, engine: Engine) -> None:
         """Ask another engine from now on: the one before has lost its lease."""
@@ -75,13 +84,17 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         """Returns once no call is in progress."""
         await self._idle.wait()
 
+    def end_streams(self) -> None:
+        """Take nothing more by streams; they end once what they brought is answered."""
+        self._plans.end()
+
     async def Execute(self, request: pb.ExecuteRequest, context: _Context) -> pb.ExecuteResponse:
         """Run a plan."""
-        return await self._answer("Execute", request.gid, self._execute(request, context), context)
+        return await self._answer("Execute", request.gid, self._execute(request, _time_left(context)), context)
 
-    def ExecuteStream(self, request_iterator: object, context: _Context) -> AsyncIterator[pb.ExecuteStreamResponse]:
-        """Lists of plans: not served yet; clients fall back on Execute."""
-        return self._unimplemented(context)
+    async def ExecuteStream(self, request_iterator: Any, context: _Context) -> None:  # type: ignore[override]  # a coroutine that writes is gRPC's other way to stream
+        """Run plans that come in lists."""
+        await self._plans.serve(request_iterator, context)
 
     async def Begin(self, request: pb.BeginRequest, context: _Context) -> pb.BeginResponse:
         """Begin an interactive transaction."""
@@ -118,13 +131,29 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
     # What each does
 
-    async def _execute(self, request: pb.ExecuteRequest, context: _Context) -> pb.ExecuteResponse:
+    async def _planned(self, item: _Plan, context: _Context) -> _Answer:
+        """One plan of a list: as a call of Execute, by itself."""
+        request = item.request
+        said = TraceParent.of((entry.key, entry.value.decode(errors="replace")) for entry in item.metadata)
+        left = item.timeout.seconds + item.timeout.nanos / 1e9 if item.HasField("timeout") else None
+        with self._under_way(), self._served("Execute", request.gid, said) as rpc:
+            try:
+                answer = _Answer(id=item.id, response=await self._execute(request, left))
+                rpc.ended(grpc.StatusCode.OK)
+            except Exception as error:  # every error of ours has a status; the rest is a bug and says so
+                failure = _failure(error)
+                rpc.ended(failure.code, failure.message)
+                answer = _failed_plan(item, failure.code, failure.message)
+                answer.error.details = failure.details
+        return answer
+
+    async def _execute(self, request: pb.ExecuteRequest, left: float | None) -> pb.ExecuteResponse:
         key = self._key(request.gid)
         asks = await self._plan(key, request)
         name, timeout = self._requests.name(request.name), self._requests.timeout(request)
         tx = await self._engine.execute(key, name, asks, timeout, TraceParent.current())
-        tx = await self._completed(tx, request.wait, context)
-        await _abort_if_cancelled(tx, context)
+        tx = await self._completed(tx, request.wait, left)
+        _raise_if_cancelled(tx)
         return pb.ExecuteResponse(transaction=render.transaction(tx, with_payloads=True))
 
     async def _plan(self, key: Key, request: pb.ExecuteRequest) -> tuple[Ask, ...]:
@@ -148,29 +177,29 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         try:
             tx, trailers = await self._engine.enlist(key, ask)
         except AlreadyDecided as late:
-            await _abort_if_cancelled(late.tx, context)
+            _raise_if_cancelled(late.tx)
             raise
         position = tx.find(ask.step)
         branch = tx.branches[position if position is not None else 0]
         if branch.reservation in (Reservation.PENDING, Reservation.UNKNOWN) and tx.decision is Decision.CANCEL:
-            await _abort_if_cancelled(tx, context)
+            _raise_if_cancelled(tx)
         context.set_trailing_metadata(
             (*_app_trailers(trailers, branch), (wire.TRY_RESULT, _RESULT_WORDS[branch.reservation]))
         )
         if branch.reservation is Reservation.RESERVED:
             return pb.TryResponse(reply=branch.reply)
         status = branch.status or Status(4, "the Try was not answered in time")
-        await _abort_with(context, wire.STATUS_BY_NUMBER[status.code], status.message, status.details)
+        raise _Ended(wire.STATUS_BY_NUMBER[status.code], status.message, status.details)
 
     async def _confirm(self, request: pb.ConfirmRequest, context: _Context) -> pb.ConfirmResponse:
         tx = await self._engine.confirm(self._key(request.gid))
-        tx = await self._completed(tx, request.wait, context)
-        await _abort_if_cancelled(tx, context)
+        tx = await self._completed(tx, request.wait, _time_left(context))
+        _raise_if_cancelled(tx)
         return pb.ConfirmResponse(transaction=render.transaction(tx, with_payloads=True))
 
     async def _cancel(self, request: pb.CancelRequest, context: _Context) -> pb.CancelResponse:
         tx = await self._engine.cancel(self._key(request.gid), request.reason[:256])
-        tx = await self._completed(tx, request.wait, context)
+        tx = await self._completed(tx, request.wait, _time_left(context))
         return pb.CancelResponse(transaction=render.transaction(tx))
 
     async def _get(self, request: pb.GetRequest) -> pb.GetResponse:
@@ -214,30 +243,34 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         return Key(DEFAULT_NAMESPACE, self._requests.gid(gid))
 
     async def _answer(self, method: str, gid: str, work: Awaitable[_T], context: _Context) -> _T:
+        said = TraceParent.of(context.invocation_metadata() or ())
+        with self._under_way(), self._served(method, gid, said) as rpc:
+            try:
+                return await work
+            except Exception as error:  # every error of ours has a status; the rest is a bug and says so
+                await _abort(context, error)
+            finally:
+                rpc.ended(_code_of(context), str(context.details() or ""))
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
         self._in_progress += 1
         self._idle.clear()
         try:
-            with self._tracing.served(f"/{_SERVICE}/{method}", self._parent(gid, context), Tags(gid=gid)) as rpc:
-                try:
-                    return await work
-                except Exception as error:  # every error of ours has a status; the rest is a bug and says so
-                    await _abort(context, error)
-                finally:
-                    rpc.ended(_code_of(context), str(context.details() or ""))
+            yield
         finally:
             self._in_progress -= 1
             if not self._in_progress:
                 self._idle.set()
 
-    def _parent(self, gid: str, context: _Context) -> TraceParent:
-        said = TraceParent.of(context.invocation_metadata() or ())
+    def _served(self, method: str, gid: str, said: TraceParent) -> AbstractContextManager[Rpc]:
         # A client without tracing gets its calls into the trace that its transaction has.
-        return said if said.parent else self._engine.trace_of(Key(DEFAULT_NAMESPACE, gid))
+        parent = said if said.parent else self._engine.trace_of(Key(DEFAULT_NAMESPACE, gid))
+        return self._tracing.served(f"/{_SERVICE}/{method}", parent, Tags(gid=gid))
 
-    async def _completed(self, tx: Transaction, wait: pb.Wait.ValueType, context: _Context) -> Transaction:
+    async def _completed(self, tx: Transaction, wait: pb.Wait.ValueType, left: float | None) -> Transaction:
         if wait != pb.WAIT_COMPLETED or tx.state.is_final:
             return tx
-        left = _time_left(context)
         patience = _PATIENCE if left is None else max(0.0, left - _ANSWER_MARGIN)
         try:
             async with asyncio.timeout(patience):
@@ -245,12 +278,13 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         except TimeoutError:
             return await self._engine.get(tx.key)
 
-    async def _unimplemented(self, context: _Context) -> AsyncIterator[pb.ExecuteStreamResponse]:
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details("ExecuteStream is not served by this version: use Execute")
-        responses: tuple[pb.ExecuteStreamResponse, ...] = ()
-        for response in responses:
-            yield response
+
+def _failed_plan(item: _Plan, code: grpc.StatusCode, message: str) -> _Answer:
+    return _Answer(id=item.id, error=transaction_pb2.CallStatus(code=code.value[0], message=message))
+
+
+def _pack(answers: Sequence[_Answer]) -> pb.ExecuteStreamResponse:
+    return pb.ExecuteStreamResponse(items=answers)
 
 
 def _code_of(context: _Context) -> grpc.StatusCode:
@@ -282,7 +316,15 @@ def _moment(request: pb.ListRequest, field: str) -> float | None:
         raise BadRequest(f"{field} is no valid time: {error}") from error
 
 
-async def _abort_if_cancelled(tx: Transaction, context: _Context) -> None:
+class _Ended(Exception):
+    """The call ends with this status."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, details: bytes) -> None:
+        super().__init__(message)
+        self.failure = Failure(code, message, details)
+
+
+def _raise_if_cancelled(tx: Transaction) -> None:
     if tx.decision is not Decision.CANCEL:
         return
     cancelled = fitting(render.cancelled(tx))
@@ -298,7 +340,7 @@ async def _abort_if_cancelled(tx: Transaction, context: _Context) -> None:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
-    await _abort_with(context, grpc.StatusCode.ABORTED, message, status.SerializeToString())
+    raise _Ended(grpc.StatusCode.ABORTED, message, status.SerializeToString())
 
 
 def _in_words(refusal: transaction_pb2.Refusal) -> str:
@@ -307,20 +349,22 @@ def _in_words(refusal: transaction_pb2.Refusal) -> str:
     return f"{refusal.participant} {verb} {refusal.method} (step {refusal.step}): {code}: {refusal.status.message}"
 
 
+def _failure(error: Exception) -> Failure:
+    """The status that says what an error says; a bug is logged."""
+    failure = error.failure if isinstance(error, _Ended) else failure_of(error)
+    if failure is not None:
+        return failure
+    _log.error("request_failed", exc_info=error)
+    message = "the manager failed at this request: its log says why"
+    code = grpc.StatusCode.INTERNAL
+    return Failure(code, message, wire.error_details(code, message, "BUG"))
+
+
 async def _abort(context: _Context, error: Exception) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    failure = failure_of(error)
-    if failure is None:
-        _log.error("request_failed", exc_info=error)
-        message = "the manager failed at this request: its log says why"
-        details = wire.error_details(grpc.StatusCode.INTERNAL, message, "BUG")
-        await _abort_with(context, grpc.StatusCode.INTERNAL, message, details)
-    await _abort_with(context, failure.code, failure.message, failure.details)
-
-
-async def _abort_with(context: _Context, code: grpc.StatusCode, message: str, details: bytes) -> NoReturn:
+    failure = _failure(error)
     trailers = list(context.trailing_metadata() or ())
-    if details:
-        trailers.append((wire.STATUS_DETAILS, details))
-    await context.abort(code, message, tuple(trailers))
+    if failure.details:
+        trailers.append((wire.STATUS_DETAILS, failure.details))
+    await context.abort(failure.code, failure.message, tuple(trailers))

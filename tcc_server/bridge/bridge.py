@@ -54,7 +54,7 @@ class Bridge:
     async def start(self) -> None:
         """Begin to consume; returns at once, whether RabbitMQ and the services are there or not."""
         self._channels = Channels(self._endpoints)
-        calls = CommandCaller(self._channels, self._tracing)
+        calls = CommandCaller(self._channels, self._tracing, streams=False)
         for participant in self._endpoints:
             consumer = CommandConsumer(
                 self._url,

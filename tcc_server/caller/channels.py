@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 import grpc
 import grpc.aio
 
+from tcc_server.caller.streams import Streams
+
 _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_receive_message_length", 8 * 1024 * 1024),
@@ -36,6 +38,7 @@ class Channels:
             name: grpc.aio.insecure_channel(endpoint, options=_OPTIONS) for name, endpoint in endpoints.items()
         }
         self._methods: dict[tuple[str, str], RawMethod] = {}
+        self._streams: dict[str, Streams] = {}
         self._watchers: list[asyncio.Task[None]] = []
 
     def names(self) -> frozenset[str]:
@@ -53,6 +56,13 @@ class Channels:
                 self._methods[key] = found
         return found
 
+    def streams(self, participant: str) -> Streams:
+        """A participant's streams. Raises KeyError for a participant that is not configured."""
+        found = self._streams.get(participant)
+        if found is None:
+            found = self._streams[participant] = Streams(self._channels[participant])
+        return found
+
     def watch(self, ready: Callable[[str], None]) -> None:
         """Call `ready(participant)` each time a channel becomes ready again after it was lost."""
         for name, channel in self._channels.items():
@@ -64,6 +74,8 @@ class Channels:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
         self._watchers.clear()
+        for streams in self._streams.values():
+            await streams.close()
         for channel in self._channels.values():
             await channel.close()
 

@@ -19,11 +19,21 @@ _FOREVER_MS = 10 * 365 * 24 * 3600 * 1000
 
 
 def for_try(call: TryCall, trace: TraceParent) -> tuple[Entry, ...]:
-    """The metadata of one attempt of a Try, the client's own included.
+    """The metadata of one attempt of a Try that is called as a gRPC method, the client's own included.
 
     Args:
         trace: of the span that calls.
     """
+    methods = call.ask.methods
+    return (
+        *of_try(call, trace),
+        (wire.CONFIRM_METHOD, methods.confirm_method),
+        (wire.CANCEL_METHOD, methods.cancel_method),
+    )
+
+
+def of_try(call: TryCall, trace: TraceParent) -> tuple[Entry, ...]:
+    """The same without the methods, which an item of a list names beside its metadata."""
     ask = call.ask
     own: list[Entry] = [
         (wire.NAMESPACE, call.key.namespace),
@@ -33,8 +43,6 @@ def for_try(call: TryCall, trace: TraceParent) -> tuple[Entry, ...]:
         (wire.ATTEMPT, str(call.attempt)),
         (wire.DEADLINE, str(int(call.deadline_at * 1000))),
         (wire.REQUEST_HASH, ask.request_hash.hex()),
-        (wire.CONFIRM_METHOD, ask.methods.confirm_method),
-        (wire.CANCEL_METHOD, ask.methods.cancel_method),
     ]
     own += trace.metadata()
     own += ((key, value if key.endswith("-bin") else value.decode()) for key, value in ask.metadata)

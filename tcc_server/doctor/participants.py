@@ -165,7 +165,7 @@ async def _fence(subject: str, name: str, endpoint: str, action: transaction_pb2
         participant=name,
     )
     try:
-        outcome = await CommandCaller(channels).call(command, TIMEOUT)
+        outcome = await CommandCaller(channels, streams=False).call(command, TIMEOUT)
     finally:
         await channels.close()
     if outcome.kind == transaction_pb2.OUTCOME_KIND_NO_TRY:

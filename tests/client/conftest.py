@@ -25,9 +25,10 @@ class Served:
     address: str
 
 
-@pytest.fixture
-async def served() -> AsyncIterator[Served]:
-    fake = FakeManager()
+@pytest.fixture(params=["lists", "calls"])
+async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    """A manager that takes plans in lists, and one that does not."""
+    fake = FakeManager(streams=request.param == "lists")
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     add_TransactionManagerServicer_to_server(fake, server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Never
 
@@ -19,6 +20,7 @@ from google.rpc import status_pb2
 
 from services.accounts.v1 import accounts_pb2
 from tcc import wire
+from tcc.streams import ListServer
 from tcc.v1 import manager_pb2, manager_pb2_grpc, transaction_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -41,7 +43,12 @@ class Asked:
 
 
 class FakeManager(manager_pb2_grpc.TransactionManagerServicer):
-    def __init__(self) -> None:
+    """Args:
+    streams: takes plans in lists too.
+    """
+
+    def __init__(self, *, streams: bool = True) -> None:
+        self._streams = streams
         self.asked: list[Asked] = []
         self.arrivals = asyncio.Condition()
         self.transactions: dict[str, transaction_pb2.Transaction] = {}
@@ -64,8 +71,19 @@ class FakeManager(manager_pb2_grpc.TransactionManagerServicer):
         async with self.arrivals:
             await self.arrivals.wait_for(lambda: len(self.requests(method)) >= count)
 
-    def ExecuteStream(self, request_iterator: Any, context: Any) -> Any:
-        raise NotImplementedError
+    async def ExecuteStream(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # writes by itself
+        if not self._streams:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this manager is of an earlier version")
+        server: ListServer[Any, Any] = ListServer(
+            lambda message: message.items, self._item, _failed, _packed, at_once=1000
+        )
+        await server.serve(request_iterator, context)
+
+    async def _item(self, item: Any, context: Any) -> Any:
+        answered = _Item(item)
+        with suppress(_Aborted):
+            answered.answer.response.CopyFrom(await self.Execute(item.request, answered))
+        return answered.answer
 
     async def _answer(self, method: str, request: Any, context: Context, usual: Answer) -> Any:
         metadata = dict(context.invocation_metadata() or ())
@@ -164,6 +182,41 @@ class FakeManager(manager_pb2_grpc.TransactionManagerServicer):
             transaction.state = state
             transaction.version += 1
         return transaction
+
+
+class _Aborted(Exception):
+    pass
+
+
+class _Item:
+    """As much of a gRPC context as the answers use, for one item of a list."""
+
+    def __init__(self, item: Any) -> None:
+        self._item = item
+        self.answer = manager_pb2.ExecuteStreamResponse.Item(id=item.id)
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return [(entry.key, entry.value.decode()) for entry in self._item.metadata]
+
+    def time_remaining(self) -> float:
+        return float(self._item.timeout.ToNanoseconds() / 1e9)
+
+    def set_trailing_metadata(self, trailers: Any) -> None:
+        pass
+
+    async def abort(self, code: grpc.StatusCode, details: str, trailers: Any = ()) -> Never:
+        rich = dict(trailers).get(wire.STATUS_DETAILS, b"")
+        self.answer.error.CopyFrom(transaction_pb2.CallStatus(code=code.value[0], message=details, details=rich))
+        raise _Aborted
+
+
+def _failed(item: Any, code: grpc.StatusCode, text: str) -> Any:
+    error = transaction_pb2.CallStatus(code=code.value[0], message=text)
+    return manager_pb2.ExecuteStreamResponse.Item(id=item.id, error=error)
+
+
+def _packed(answers: Any) -> Any:
+    return manager_pb2.ExecuteStreamResponse(items=answers)
 
 
 async def _no_states(request: Any, context: Context) -> list[Any]:

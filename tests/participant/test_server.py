@@ -201,13 +201,23 @@ def test_a_participant_is_named_after_its_service_by_default() -> None:
     assert [each.name for each in make_server(Scripted()).describe().participants] == ["services.accounts.v1.Accounts"]
 
 
-async def test_streams_of_lists_are_not_offered_yet(channel: grpc.aio.Channel) -> None:
-    stub: Any = participant_pb2_grpc.ParticipantStub(channel)
-    for method in (stub.TryStream, stub.CommandStream):
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            async for _ in method(iter(())):
-                pass
-        assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+async def test_a_server_with_interceptors_offers_no_streams_for_they_would_not_see_its_calls(
+    scripted: Scripted,
+) -> None:
+    class Passing(grpc.aio.ServerInterceptor):
+        async def intercept_service(self, continuation: Any, details: Any) -> Any:
+            return await continuation(details)
+
+    server = make_server(scripted, interceptors=(Passing(),))
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub: Any = participant_pb2_grpc.ParticipantStub(channel)
+        for method in (stub.TryStream, stub.CommandStream):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                async for _ in method(iter(())):
+                    pass
+            assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    await server.stop(None)
 
 
 async def test_health_is_served_for_each_service(channel: grpc.aio.Channel) -> None:

@@ -1,0 +1,145 @@
+"""The answering end of a stream of lists."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+ItemT = TypeVar("ItemT")
+AnswerT = TypeVar("AnswerT")
+
+_log = logging.getLogger("tcc.streams")
+
+
+class ListServer(Generic[ItemT, AnswerT]):
+    """All streams of one method. Items are answered side by side, each when it is ready.
+
+    Args:
+        items: the items in a message that came.
+        handle: answers one item, given the stream's gRPC context.
+        fail: the answer to an item that could not be handled, by a status.
+        pack: the message with these answers.
+        at_once: items of one stream that are worked on at a time; what comes over that is RESOURCE_EXHAUSTED.
+    """
+
+    def __init__(
+        self,
+        items: Callable[[Any], Iterable[ItemT]],
+        handle: Callable[[ItemT, Any], Awaitable[AnswerT]],
+        fail: Callable[[ItemT, grpc.StatusCode, str], AnswerT],
+        pack: Callable[[Sequence[AnswerT]], Any],
+        *,
+        at_once: int,
+    ) -> None:
+        self.items = items
+        self.handle = handle
+        self.fail = fail
+        self.pack = pack
+        self.at_once = at_once
+        self._streams: set[_Stream[ItemT, AnswerT]] = set()
+        self._ending = False
+
+    def end(self) -> None:
+        """From now on nothing more is taken; each stream ends once what it took is answered."""
+        self._ending = True
+        for stream in self._streams:
+            stream.end()
+
+    async def serve(self, messages: AsyncIterable[Any], context: Any) -> None:
+        """One stream, from its begin to its end; a method's handler.
+
+        Args:
+            messages: what gRPC gives a streaming handler.
+            context: gRPC's, to write to.
+        """
+        if self._ending:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this server is shutting down")
+        stream = _Stream(self, context)
+        self._streams.add(stream)
+        try:
+            await stream.run(messages)
+        finally:
+            self._streams.discard(stream)
+
+
+class _Stream(Generic[ItemT, AnswerT]):
+    """One stream: what is worked on, and the answers that wait for the write before them."""
+
+    def __init__(self, server: ListServer[ItemT, AnswerT], context: Any) -> None:
+        self._server = server
+        self._context = context
+        self._answers: list[AnswerT] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._reader: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+
+    def end(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def run(self, messages: AsyncIterable[Any]) -> None:
+        loop = asyncio.get_running_loop()
+        self._reader = reader = loop.create_task(self._take(messages), name="list-server-reader")
+        reader.add_done_callback(self._wake)
+        try:
+            while self._answers or self._running or not reader.done():
+                if self._answers:
+                    answers, self._answers = self._answers, []
+                    await self._context.write(self._server.pack(answers))
+                    if self._room is not None and not self._room.done():
+                        self._room.set_result(None)
+                else:
+                    self._idle = loop.create_future()
+                    await self._idle
+            if not reader.cancelled():
+                reader.result()
+        finally:
+            # Reached with something running where the other side is gone: what it asked for is not waited for.
+            left = {reader, *self._running}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+    async def _take(self, messages: AsyncIterable[Any]) -> None:
+        loop = asyncio.get_running_loop()
+        server, running = self._server, self._running
+        async for message in messages:
+            for item in server.items(message):
+                if len(running) >= server.at_once:
+                    text = f"{server.at_once} items of this stream are being worked on"
+                    self._answer(server.fail(item, grpc.StatusCode.RESOURCE_EXHAUSTED, text))
+                    continue
+                task = loop.create_task(self._handle(item))
+                running.add(task)
+                task.add_done_callback(self._ended)
+            while len(self._answers) >= server.at_once:  # the other side asks and does not listen
+                self._room = loop.create_future()
+                await self._room
+
+    async def _handle(self, item: ItemT) -> None:
+        try:
+            answer = await self._server.handle(item, self._context)
+        except Exception:
+            _log.exception("an item of a stream could not be handled")
+            answer = self._server.fail(
+                item, grpc.StatusCode.INTERNAL, "the server failed at this item: its log says why"
+            )
+        self._answer(answer)
+
+    def _answer(self, answer: AnswerT) -> None:
+        self._answers.append(answer)
+        self._wake()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not self._running:
+            self._wake()
+
+    def _wake(self, _: object = None) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)

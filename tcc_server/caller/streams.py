@@ -1,0 +1,72 @@
+"""A participant's Tries and commands in lists, where its server offers them: every one that is built with the SDK does.
+
+A server that has no streams is called method by method.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final, TypeAlias, TypeVar
+
+import grpc
+import grpc.aio
+
+from tcc.streams import ListStream, NotOffered
+from tcc.v1 import participant_pb2
+from tcc.v1.participant_pb2 import Command, Outcome, TryStreamRequest, TryStreamResponse
+
+_SERVICE: Final = "/tcc.v1.Participant/"
+M = TypeVar("M")
+_Opens: TypeAlias = grpc.aio.StreamStreamMultiCallable[bytes, M]
+CommandKey: TypeAlias = tuple[str, str, str, int, int]
+
+
+class Streams:
+    """The two streams to one participant."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        tries: _Opens[TryStreamResponse] = channel.stream_stream(
+            _SERVICE + "TryStream", response_deserializer=participant_pb2.TryStreamResponse.FromString
+        )
+        commands: _Opens[participant_pb2.OutcomeList] = channel.stream_stream(
+            _SERVICE + "CommandStream", response_deserializer=participant_pb2.OutcomeList.FromString
+        )
+        self._tries: ListStream[int, TryStreamResponse.Item] = ListStream(tries, _tries)
+        self._commands: ListStream[CommandKey, Outcome] = ListStream(commands, _outcomes)
+        self._count = 0
+
+    async def attempt(self, item: TryStreamRequest.Item, timeout: float) -> TryStreamResponse.Item:
+        """One Try; its id is given here.
+
+        Raises:
+            NotOffered: call the method instead.
+            StreamEnded, TimeoutError: it is unknown.
+        """
+        if not self._tries.offered:
+            raise NotOffered
+        self._count += 1
+        item.id = self._count
+        return await self._tries.ask(item.id, item.SerializeToString(), timeout)
+
+    async def command(self, command: Command, timeout: float) -> Outcome:
+        """One command. Raises as `attempt`."""
+        if not self._commands.offered:
+            raise NotOffered
+        return await self._commands.ask(_key(command), command.SerializeToString(), timeout)
+
+    async def close(self) -> None:
+        """End both; what is under way is unknown."""
+        await asyncio.gather(self._tries.close(), self._commands.close())
+
+
+def _tries(message: TryStreamResponse) -> Iterable[tuple[int, TryStreamResponse.Item]]:
+    return ((item.id, item) for item in message.items)
+
+
+def _outcomes(message: participant_pb2.OutcomeList) -> Iterable[tuple[CommandKey, Outcome]]:
+    return ((_key(outcome), outcome) for outcome in message.outcomes)
+
+
+def _key(said: Command | Outcome) -> CommandKey:
+    return (said.namespace, said.gid, said.branch, said.phase, said.attempt)
