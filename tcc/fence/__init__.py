@@ -5,14 +5,20 @@ from tcc.fence._rules import TABLE, Phase, Rule, State
 from tcc.fence._seam import (
     DEFAULT_RETENTION,
     Body,
+    Expiring,
     Fence,
     FenceBusy,
     FenceUnavailable,
+    Listed,
+    ListFence,
     Record,
     Refusal,
+    Result,
     Verdict,
     Visit,
+    VisitAlone,
 )
+from tcc.fence._sharing import SharedVisits
 from tcc.fence._sql import SqlFence
 from tcc.fence._table import FENCE_TABLE, METADATA, ddl
 
@@ -22,17 +28,23 @@ __all__ = [
     "METADATA",
     "TABLE",
     "Body",
+    "Expiring",
     "Fence",
     "FenceBusy",
     "FenceUnavailable",
+    "ListFence",
+    "Listed",
     "MemoryFence",
     "Phase",
     "Record",
     "Refusal",
+    "Result",
     "Rule",
+    "SharedVisits",
     "SqlFence",
     "State",
     "Verdict",
     "Visit",
+    "VisitAlone",
     "ddl",
 ]

@@ -10,19 +10,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TypeAlias
 
-from tcc.fence._rules import AFTER, Phase, Rule, State
+from tcc.fence._rules import Rule, State
 from tcc.fence._seam import (
     DEFAULT_RETENTION,
     DEFAULT_ROW_WAIT,
     Body,
     FenceBusy,
     Record,
-    Refusal,
     Verdict,
     Visit,
+    record_after,
     rule_for,
 )
 
@@ -68,22 +67,14 @@ class MemoryFence:
             rule = rule_for(record, visit)
             match rule:
                 case Rule.RUN:
-                    record = self._after(visit, record, await body(record))
-                    self._rows[key] = record
+                    result = await body(record)
+                    record = self._rows[key] = record_after(visit, record, result, self._clock())
                 case Rule.RECORD:
                     record = self._rows[key] = Record(State.CANCELLED, visit.action, visit.request_hash)
             return Verdict(rule, record)
 
     async def close(self) -> None:
         """Nothing is open."""
-
-    def _after(self, visit: Visit, record: Record | None, result: bytes | Refusal) -> Record:
-        if record is not None:
-            return replace(record, state=AFTER[visit.phase])
-        now = self._clock()
-        if isinstance(result, Refusal):
-            return Record(State.REFUSED, visit.action, visit.request_hash, refusal=result, tried_at=now)
-        return Record(AFTER[Phase.TRY], visit.action, visit.request_hash, reply=result, tried_at=now)
 
     @asynccontextmanager
     async def _turn(self, key: _Key) -> AsyncIterator[None]:

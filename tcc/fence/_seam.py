@@ -6,14 +6,16 @@ not at all, and visits of one branch happen one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import grpc
 
 from tcc.errors import TccError
-from tcc.fence._rules import TABLE, Phase, Rule, State, same_content
+from tcc.fence._rules import AFTER, TABLE, Phase, Rule, State, same_content
 
 DEFAULT_RETENTION: Final = 30 * 24 * 3600.0
 """Seconds for which rows of finished branches are kept: 30 days."""
@@ -60,6 +62,19 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Expiring:
+    """A Try's reply whose reservation does not hold for ever.
+
+    Attributes:
+        reply: the serialised reply.
+        expires_at: when the reservation ends by itself, unix seconds.
+    """
+
+    reply: bytes
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """A fence row.
 
@@ -70,6 +85,7 @@ class Record:
         reply: the Try's serialised reply, where the Try ran.
         refusal: where the state is REFUSED.
         tried_at: when the Try was recorded, unix seconds; None where a Cancel came first.
+        expires_at: when the reservation ends by itself, unix seconds; None where it does not.
     """
 
     state: State
@@ -78,6 +94,7 @@ class Record:
     reply: bytes | None = None
     refusal: Refusal | None = None
     tried_at: float | None = None
+    expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +105,11 @@ class Verdict:
     record: Record | None
 
 
-Body: TypeAlias = Callable[[Record | None], Awaitable[bytes | Refusal]]
-"""The business code of a visit: gets the row before the visit; gives the serialised reply, or a refusal of a Try.
+Result: TypeAlias = bytes | Expiring | Refusal
+"""What business code ends with: the serialised reply; or, of a Try, a reply that expires or a refusal."""
+
+Body: TypeAlias = Callable[[Record | None], Awaitable[Result]]
+"""The business code of a visit: gets the row before the visit; gives its result.
 
 Raising means: roll back, record nothing.
 """
@@ -111,6 +131,37 @@ class FenceUnavailable(TccError):
     """The fence's database does not work: the visit was rolled back, or its commit's result is unknown."""
 
 
+class VisitAlone(TccError):
+    """A visit of a list came to nothing because of the list: nothing of it stays, and it is to be repeated alone."""
+
+
+@dataclass(slots=True)
+class Listed:
+    """One visit of a list.
+
+    Attributes:
+        visit: what is asked.
+        body: its business code.
+        context: in which the body runs; nothing else may be running in it.
+        running: the body's task, while it runs.
+        over: set once its list is; None before it is in one.
+        dropped: nobody waits for it any more: its body need not run.
+    """
+
+    visit: Visit
+    body: Body
+    context: Context
+    running: asyncio.Task[Result] | None = None
+    over: asyncio.Event | None = None
+    dropped: bool = False
+
+    def drop(self) -> None:
+        """Nobody waits for it any more: its body is stopped, and need not begin."""
+        self.dropped = True
+        if self.running is not None:
+            self.running.cancel()
+
+
 class Fence(Protocol):
     """State of (namespace, gid, branch) in the service's own transaction."""
 
@@ -130,6 +181,40 @@ class Fence(Protocol):
 
     async def close(self) -> None:
         """Gives back what the fence holds open. Repeating it does nothing."""
+
+
+@runtime_checkable
+class ListFence(Fence, Protocol):
+    """A fence that can take many visits in one transaction. Fences that cannot are visited one by one."""
+
+    async def visit_many(self, listed: Sequence[Listed]) -> Sequence[Verdict | Exception]:
+        """Makes visits of different branches in one transaction; their bodies run one after the other.
+
+        Each visit has a result of its own, in the order of the list: its verdict, or what `visit` would have raised. A
+        body that raises or refuses undoes its own effects and nobody else's. `VisitAlone` stands where the list
+        itself failed, or may have been committed without an answer.
+        """
+
+
+def record_after(visit: Visit, record: Record | None, result: Result, now: float) -> Record:
+    """The row that the business code's result leaves.
+
+    Args:
+        visit: whose business code ran.
+        record: the row before; None for a Try.
+        result: what the business code gave.
+        now: unix seconds.
+    """
+    if record is not None:
+        return replace(record, state=AFTER[visit.phase])
+    match result:
+        case Refusal():
+            return Record(State.REFUSED, visit.action, visit.request_hash, refusal=result, tried_at=now)
+        case Expiring(reply, expires_at):
+            return Record(
+                State.TRIED, visit.action, visit.request_hash, reply=reply, tried_at=now, expires_at=expires_at
+            )
+    return Record(State.TRIED, visit.action, visit.request_hash, reply=result, tried_at=now)
 
 
 def rule_for(record: Record | None, visit: Visit) -> Rule:

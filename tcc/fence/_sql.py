@@ -7,72 +7,47 @@ it; an error of the commit itself proves nothing and is said to prove nothing.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import replace
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 
-from sqlalchemy import Connection, CursorResult, bindparam, event, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidRequestError, TimeoutError as PoolTimeout
+from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, InvalidRequestError, TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.schema import CreateTable
 
 from tcc.errors import UsageError
-from tcc.fence._phase import PhaseTransaction, current
-from tcc.fence._rules import AFTER, Phase, Rule, State
+from tcc.fence import _postgres, _sqlite
+from tcc.fence._aiosqlite import uninterrupted
+from tcc.fence._list import ListRun
+from tcc.fence._phase import PhaseTransaction, current, refuse_to_end
+from tcc.fence._rows import Rows, change_to, key_of, sqlstate
+from tcc.fence._rules import Rule, State
 from tcc.fence._seam import (
     DEFAULT_RETENTION,
     DEFAULT_ROW_WAIT,
     Body,
     FenceBusy,
     FenceUnavailable,
+    Listed,
     Record,
     Refusal,
     Verdict,
     Visit,
+    VisitAlone,
+    record_after,
     rule_for,
 )
-from tcc.fence._sqlite import FENCED, WriterQueue, prepare, uninterrupted
 from tcc.fence._table import FENCE_TABLE as T, ddl
-from tcc.wire import STATUS_BY_NUMBER
 
-_SQLITE_BUSY: Final = {5, 6}  # SQLITE_BUSY, SQLITE_LOCKED; their extended codes share the low byte
-_POSTGRES_BUSY: Final = {"55P03", "40001", "40P01"}  # lock_not_available, serialization_failure, deadlock_detected
+_log = logging.getLogger("tcc.fence")
+
 _POSTGRES_FULL: Final = "53300"  # too_many_connections
 
-_ROW_OF = (
-    (T.c.namespace == bindparam("key_ns")) & (T.c.gid == bindparam("key_gid")) & (T.c.branch == bindparam("key_br"))
-)
-_LOOK = select(
-    T.c.state,
-    T.c.action,
-    T.c.request_hash,
-    T.c.reply,
-    T.c.refusal_code,
-    T.c.refusal_text,
-    T.c.refusal_details,
-    T.c.tried_at,
-).where(_ROW_OF)
-_INSERT: Final = {
-    "sqlite": sqlite.insert(T).on_conflict_do_nothing(),
-    "postgresql": postgresql.insert(T).on_conflict_do_nothing(),
-}
-_SET_REPLY: Final = update(T).where(_ROW_OF).values(reply=bindparam("new_reply"))
-_SET_STATE: Final = (
-    update(T).where(_ROW_OF).values(state=bindparam("new_state"), updated_at=bindparam("new_updated_at"))
-)
-_SET_REFUSAL: Final = (
-    update(T)
-    .where(_ROW_OF)
-    .values(
-        state=State.REFUSED.value,
-        refusal_code=bindparam("new_code"),
-        refusal_text=bindparam("new_text"),
-        refusal_details=bindparam("new_details"),
-    )
-)
+_LIST_WAIT: Final = 0.5
+"""Seconds that a list waits for a row on PostgreSQL before its visits go alone, so that no row delays them all."""
 
 
 class SqlFence:
@@ -117,23 +92,25 @@ class SqlFence:
         self._clock = clock
         self._owned = isinstance(database, str)
         self._engine = _engine(database, row_wait) if isinstance(database, str) else database
-        dialect = self._engine.dialect.name
-        self._writers: WriterQueue | None = None
-        self._set_up: str | None = None
-        match dialect:
+        self._row_wait = row_wait
+        self._writers: _sqlite.WriterQueue | None = None
+        sync_engine = self._engine.sync_engine
+        match dialect := self._engine.dialect.name:
             case "sqlite":
-                prepare(self._engine.sync_engine, row_wait)
-                self._writers = WriterQueue(row_wait)
-                self._fenced = self._engine.execution_options(**{FENCED: True})
-                self._look = _LOOK
+                _sqlite.prepare(sync_engine, row_wait)
+                if self._owned:
+                    _sqlite.reset_only_what_is_open(sync_engine)
+                self._writers = _sqlite.WriterQueue(row_wait)
+                self._fenced = self._engine.execution_options(**{_sqlite.BEGIN: ""})
+                self._writing = self._engine.execution_options(**{_sqlite.BEGIN: "BEGIN IMMEDIATE"})
             case "postgresql":
-                self._fenced = self._engine.execution_options(isolation_level="READ COMMITTED")
-                self._set_up = f"SET LOCAL lock_timeout = {int(row_wait * 1000)}"
-                self._look = _LOOK.with_for_update()
+                _postgres.prepare(sync_engine)
+                self._fenced = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+                self._writing = self._engine.execution_options(isolation_level="READ COMMITTED")
             case _:
                 raise UsageError(f"the fence works on SQLite and PostgreSQL, not on {dialect}")
-        self._insert = _INSERT[dialect]
-        event.listen(self._engine.sync_engine, "commit", _refuse_commit_by_handler)
+        event.listen(sync_engine, "commit", refuse_to_end)
+        event.listen(sync_engine, "rollback", refuse_to_end)
 
     @property
     def engine(self) -> AsyncEngine:
@@ -156,7 +133,7 @@ class SqlFence:
         phase = current.get()
         if phase is not None and phase.fence is self:
             raise UsageError("fence.begin() in a Try, Confirm or Cancel would wait for itself: use fence.session")
-        async with self._turn(), self._fenced.begin() as connection:
+        async with self._turn(), self._writing.begin() as connection:
             yield connection
 
     async def __aenter__(self) -> Self:
@@ -192,18 +169,39 @@ class SqlFence:
 
     async def visit(self, visit: Visit, body: Body) -> Verdict:
         """Finds the row, applies the table and runs `body` where it says RUN, in one transaction; see `Fence.visit`."""
+        async with self._turn(), self._transaction(self._row_wait) as (connection, rows):
+            now = self._now()
+            (record,) = await rows.find((visit,), now)
+            rule = rule_for(record, visit)
+            match rule:
+                case Rule.RUN:
+                    record = await self._run(connection, visit, body, record, now / 1000)
+                    change, values = change_to(visit, record, now)
+                    await rows.commit({change: [values]})
+                case Rule.RECORD:
+                    record = Record(State.CANCELLED, visit.action, visit.request_hash)
+                    await rows.commit({})
+            return Verdict(rule, record)  # of other rules nothing was written, or is to stay
+
+    async def visit_many(self, listed: Sequence[Listed]) -> Sequence[Verdict | Exception]:
+        """Makes visits of different branches in one transaction; see `ListFence.visit_many`."""
+        order = sorted(range(len(listed)), key=lambda place: key_of(listed[place].visit))
+        begun = False
         try:
-            async with self._turn(), self._connected() as connection:
-                return await self._transaction(connection, visit, body)
-        except _HandlersError as wrapped:
-            raise wrapped.error from wrapped.error.__cause__
-        except DBAPIError as error:
-            raise _momentary(error) or FenceUnavailable(f"the fence's database failed: {error.orig}") from error
+            async with self._turn(), self._transaction(min(self._row_wait, _LIST_WAIT)) as (connection, rows):
+                begun = True
+                made = await ListRun(self, connection, rows, self._now()).make([listed[place] for place in order])
+        except (FenceBusy, FenceUnavailable) as error:
+            if not begun or (self._writers is not None and isinstance(error, FenceBusy)):
+                return [_again(error) for _ in listed]  # alone they would wait for the same
+            return [_alone(error) for _ in listed]
         except Exception as error:
-            momentary = _momentary(error)
-            if momentary is None:
-                raise
-            raise momentary from error
+            _log.warning("a list of %d visits failed, and they are made one by one", len(listed), exc_info=error)
+            return [_alone(error) for _ in listed]
+        results: list[Verdict | Exception] = [VisitAlone()] * len(listed)
+        for place, result in zip(order, made, strict=True):
+            results[place] = result
+        return results
 
     async def close(self) -> None:
         """Closes the engine, where the fence made it."""
@@ -213,161 +211,79 @@ class SqlFence:
     def _turn(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._writers is None else self._writers.turn()
 
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+    async def _transaction(self, wait: float) -> AsyncIterator[tuple[AsyncConnection, Rows]]:
         connection = self._fenced.connect()
         try:
             await connection.start()
         except PoolTimeout as error:
             raise FenceBusy("all of the database's connections are in use") from error
         except Exception as error:  # the driver's own, which SQLAlchemy does not wrap while there is no connection
-            if _sqlstate(error) == _POSTGRES_FULL:
+            if sqlstate(error) == _POSTGRES_FULL:
                 raise FenceBusy(f"the database takes no more connections: {error}") from error
             raise FenceUnavailable(f"the fence's database cannot be reached: {error}") from error
+        rows: Rows | None = None
         try:
-            yield connection
+            rows = self._rows(connection, wait)
+            yield connection, rows
         finally:
-            await uninterrupted(connection.close())
+            await uninterrupted(_leave(connection, rows))
 
-    async def _transaction(self, connection: AsyncConnection, visit: Visit, body: Body) -> Verdict:
-        now = int(self._clock() * 1000)
-        record = await self._find(connection, visit, now)
-        rule = rule_for(record, visit)
-        match rule:
-            case Rule.RUN if visit.phase is Phase.TRY:
-                record = await self._try(connection, visit, body, now)
-            case Rule.RUN if record is not None:
-                await self._business(connection, record, body)
-                record = replace(record, state=AFTER[visit.phase])
-                await _set(connection, _SET_STATE, visit, new_state=record.state.value, new_updated_at=now)
-            case Rule.RECORD:
-                record = Record(State.CANCELLED, visit.action, visit.request_hash)
-            case _:
-                return Verdict(rule, record)  # leaving the connection rolls back; nothing was written
-        try:
-            await connection.commit()
-        except Exception as error:
-            await connection.invalidate()  # SQLAlchemy holds the transaction for ended, the database may not
-            raise FenceUnavailable(f"the commit's result is unknown: {error}") from error
-        return Verdict(rule, record)
+    def _rows(self, connection: AsyncConnection, wait: float) -> Rows:
+        assert connection.sync_connection is not None  # noqa: S101  it is started
+        driver: Any = connection.sync_connection.connection.driver_connection
+        return _sqlite.SqliteRows(driver) if self._writers is not None else _postgres.PostgresRows(driver, wait)
 
-    async def _find(self, connection: AsyncConnection, visit: Visit, now: int) -> Record | None:
-        """The branch's row, locked; where it is new, it stands inserted as the phase would leave it."""
-        if self._set_up is not None:
-            await connection.execute(text(self._set_up))
-        inserted = await connection.execute(
-            self._insert,
-            {
-                "namespace": visit.namespace,
-                "gid": visit.gid,
-                "branch": visit.branch,
-                "state": AFTER[visit.phase].value,
-                "action": visit.action,
-                "request_hash": visit.request_hash,
-                "tried_at": now if visit.phase is Phase.TRY else None,
-                "updated_at": now,
-            },
-        )
-        if cast("CursorResult[Any]", inserted).rowcount == 1:
-            return None
-        return _record((await connection.execute(self._look, _key(visit))).one())
-
-    async def _try(self, connection: AsyncConnection, visit: Visit, body: Body, now: int) -> Record:
-        savepoint = await connection.begin_nested()
-        result = await self._business(connection, None, body)
-        if isinstance(result, Refusal):
-            await savepoint.rollback()
-            await _set(
-                connection,
-                _SET_REFUSAL,
-                visit,
-                new_code=result.code.value[0],
-                new_text=result.text,
-                new_details=result.details,
-            )
-            return Record(State.REFUSED, visit.action, visit.request_hash, refusal=result, tried_at=now / 1000)
-        await savepoint.commit()
-        await _set(connection, _SET_REPLY, visit, new_reply=result)
-        return Record(State.TRIED, visit.action, visit.request_hash, reply=result, tried_at=now / 1000)
-
-    async def _business(self, connection: AsyncConnection, record: Record | None, body: Body) -> bytes | Refusal:
+    async def _run(
+        self, connection: AsyncConnection, visit: Visit, body: Body, record: Record | None, now: float
+    ) -> Record:
         phase = PhaseTransaction(self, connection)
-        token = current.set(phase)
         try:
-            result = await body(record)
-            if not isinstance(result, Refusal):
-                await phase.finish()
-            return result
-        except Exception as error:
-            momentary = _momentary(error)
-            if momentary is not None:
-                raise momentary from error
-            if isinstance(error, DBAPIError):
-                raise _HandlersError(error) from error
-            raise
+            result = await phase.run(body, record)
+            if isinstance(result, Refusal):
+                await phase.undo()
         finally:
-            current.reset(token)
             await phase.close()
+        return record_after(visit, record, result, now)
+
+
+async def _leave(connection: AsyncConnection, rows: Rows | None) -> None:
+    try:
+        if rows is not None:
+            await rows.end()
+    except Exception as error:
+        _log.debug("a connection could not be rolled back and is thrown away: %s", error)
+        await connection.invalidate()
+    finally:
+        await connection.close()
+
+
+def _again(error: FenceBusy | FenceUnavailable) -> Exception:
+    """The same error for one more caller, each of which raises its own."""
+    if isinstance(error, FenceBusy):
+        again: Exception = FenceBusy(str(error), error.retry_after)
+    else:
+        again = FenceUnavailable(str(error))
+    again.__cause__ = error
+    return again
+
+
+def _alone(error: Exception) -> VisitAlone:
+    alone = VisitAlone(f"its list failed: {error}")
+    alone.__cause__ = error
+    return alone
 
 
 def _engine(url: str, wait: float) -> AsyncEngine:
     try:
-        return create_async_engine(url, **({} if url.startswith("sqlite") else {"pool_timeout": wait}))
+        if url.startswith("sqlite"):
+            return create_async_engine(url, pool_reset_on_return=None)  # see reset_only_what_is_open
+        return create_async_engine(url, pool_timeout=wait)
     except (ArgumentError, InvalidRequestError, ImportError) as error:
         raise UsageError(
             f"the fence cannot use {url.partition('://')[0]!r} ({error}): give an SQLAlchemy URL with an async driver, "
             "such as sqlite+aiosqlite:///service.db or postgresql+asyncpg://..."
         ) from error
-
-
-def _refuse_commit_by_handler(connection: Connection) -> None:
-    phase = current.get()
-    if phase is not None and phase.owns(connection):
-        connection.invalidate()  # SQLAlchemy now holds the transaction for ended, the database does not
-        raise UsageError("the transaction is the fence's: commit through fence.session, not through its connection")
-
-
-def _key(visit: Visit) -> dict[str, object]:
-    return {"key_ns": visit.namespace, "key_gid": visit.gid, "key_br": visit.branch}
-
-
-async def _set(connection: AsyncConnection, statement: Any, visit: Visit, **values: object) -> None:
-    await connection.execute(statement, _key(visit) | values)
-
-
-def _record(row: Sequence[Any]) -> Record:
-    state, action, request_hash, reply, code, words, details, tried_at = row
-    return Record(
-        State(state),
-        action,
-        request_hash,
-        reply,
-        None if code is None else Refusal(STATUS_BY_NUMBER[code], words or "", details or b""),
-        None if tried_at is None else tried_at / 1000,
-    )
-
-
-class _HandlersError(Exception):
-    """A handler's database error on its way out, told apart from the fence's own."""
-
-    def __init__(self, error: DBAPIError) -> None:
-        super().__init__()
-        self.error = error
-
-
-def _momentary(error: Exception) -> FenceBusy | FenceUnavailable | None:
-    """What an error says of the database's state rather than of the statement; None where it says nothing."""
-    if not isinstance(error, DBAPIError):
-        # Some errors of a connection that broke in the middle come out of asyncpg as they are, not as SQLAlchemy's.
-        drivers_own = type(error).__module__.partition(".")[0] == "asyncpg"
-        return FenceUnavailable(f"the database's connection broke: {error}") if drivers_own else None
-    if error.connection_invalidated:
-        return FenceUnavailable(f"the database's connection broke: {error.orig}")
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    busy = code & 0xFF in _SQLITE_BUSY if isinstance(code, int) else _sqlstate(error.orig) in _POSTGRES_BUSY
-    return FenceBusy(f"the database is busy: {error.orig}") if busy else None
-
-
-def _sqlstate(error: BaseException | None) -> object:
-    error = error.orig if isinstance(error, DBAPIError) else error
-    return getattr(error, "sqlstate", None)

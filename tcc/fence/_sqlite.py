@@ -1,31 +1,35 @@
-"""What makes SQLite transactions do what they say.
+"""What makes SQLite transactions do what they say, and the fence's rows in them.
 
 The driver's own transaction handling is switched off: with it, a released savepoint survives the rollback around it.
 Transactions of the fence begin IMMEDIATE, since one that begins by reading cannot wait for its turn to write. Writers
 of this process queue up in asyncio, in order, instead of polling the file.
-
-A cancelled visit (a caller that is gone, a handler's time that is over) must not leave a connection that holds the
-write lock. So a statement under way is awaited to its end, and closing a connection is never interrupted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
+from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState, StaticPool
 
 from tcc.errors import UsageError
-from tcc.fence._seam import FenceBusy
+from tcc.fence._aiosqlite import QuickCursor, let_statements_end, on_its_thread
+from tcc.fence._rows import INSERTED, LOOKED_AT, Changes, inserted, own_errors, record_of
+from tcc.fence._seam import FenceBusy, FenceUnavailable, Record, Visit
 
-FENCED = "tcc_fenced"
-"""Execution option of the connections on which the fence works."""
+BEGIN: Final = "tcc_begin"
+"""Execution option of a connection: the statement with which it begins a transaction; empty where the fence does."""
+
+_INSERT: Final = (
+    f"INSERT INTO tcc_fence ({INSERTED}) "  # noqa: S608  our own columns
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT DO NOTHING"
+)
+_LOOK: Final = f"SELECT {LOOKED_AT} FROM tcc_fence WHERE namespace = ? AND gid = ? AND branch = ?"  # noqa: S608  our own columns
 
 
 def prepare(engine: Engine, row_wait: float) -> None:
@@ -51,12 +55,69 @@ def prepare(engine: Engine, row_wait: float) -> None:
             cursor.execute("PRAGMA foreign_keys = ON")
         finally:
             cursor.close()
-        _let_statements_end(connection.driver_connection)
+        let_statements_end(connection.driver_connection)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        fenced = connection.get_execution_options().get(FENCED)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if fenced else "BEGIN")
+        statement = connection.get_execution_options().get(BEGIN, "BEGIN")
+        if statement:
+            connection.exec_driver_sql(statement)
+
+
+def reset_only_what_is_open(engine: Engine) -> None:
+    """For an engine whose pool resets nothing: rolls back, at a connection's return, where there is something to."""
+
+    @event.listens_for(engine, "reset")
+    def reset(connection: DBAPIConnection, _entry: ConnectionPoolEntry, state: PoolResetState) -> None:
+        if not state.terminate_only and connection.driver_connection.in_transaction:
+            connection.rollback()
+
+
+class SqliteRows:
+    """See `Rows`: each method is one hop to the connection's thread.
+
+    Args:
+        driver: an aiosqlite connection that nobody else uses.
+    """
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+        driver.cursor = lambda: QuickCursor(driver)
+
+    async def find(self, visits: Sequence[Visit], now: int) -> Sequence[Record | None]:
+        """See `Rows.find`."""
+        with own_errors():
+            rows = await on_its_thread(self._driver, _find, [inserted(visit, now) for visit in visits])
+        return [None if row is None else record_of(row) for row in rows]
+
+    async def commit(self, changes: Changes) -> None:
+        """See `Rows.commit`."""
+        with own_errors():
+            await on_its_thread(self._driver, _commit, changes)
+
+    async def end(self) -> None:
+        """See `Rows.end`."""
+        if "cursor" in vars(self._driver):
+            del self._driver.cursor
+        if self._driver.in_transaction:
+            await on_its_thread(self._driver, sqlite3.Connection.rollback)
+
+
+def _find(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+    connection.execute("BEGIN IMMEDIATE")
+    return [
+        None if connection.execute(_INSERT, row).rowcount == 1 else connection.execute(_LOOK, row[:3]).fetchone()
+        for row in rows
+    ]
+
+
+def _commit(connection: sqlite3.Connection, changes: Changes) -> None:
+    for change, entries in changes.items():
+        connection.executemany(change.value, entries)
+    try:
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise FenceUnavailable(f"the commit's result is unknown: {error}") from error
 
 
 class WriterQueue:
@@ -86,45 +147,3 @@ class WriterQueue:
             yield
         finally:
             self._writer.release()
-
-
-async def uninterrupted(work: Coroutine[Any, Any, None]) -> None:
-    """Does the work to its end; a cancellation that comes meanwhile is raised afterwards."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait((task,))
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    task.result()
-
-
-def _let_statements_end(driver: Any) -> None:
-    """Makes a connection of aiosqlite wait, when it is cancelled, for the statement that its thread is at.
-
-    Otherwise the connection is closed beside a statement that nobody fetches from, and SQLite keeps a transaction open,
-    with the write lock, until the garbage collector finds that statement.
-    """
-
-    async def execute(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        if not driver._running or driver._connection is None:
-            raise ValueError("Connection closed")  # as aiosqlite words it: SQLAlchemy reads this
-        ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        driver._tx.put_nowait((ended, partial(function, *args, **options)))
-        cancelled: asyncio.CancelledError | None = None
-        while not ended.done():
-            try:
-                await asyncio.wait((ended,))
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is None:
-            return ended.result()
-        if ended.exception() is None and isinstance(cursor := ended.result(), sqlite3.Cursor):
-            # Cursors belong to the driver's thread. Nobody waits for this, but aiosqlite 0.21 ends on a missing future.
-            driver._tx.put_nowait((asyncio.get_running_loop().create_future(), cursor.close))
-        raise cancelled
-
-    driver._execute = execute

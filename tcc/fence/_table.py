@@ -31,6 +31,7 @@ FENCE_TABLE: Final = Table(
     Column("refusal_text", Text),
     Column("refusal_details", LargeBinary),
     Column("tried_at", BigInteger),
+    Column("expires_at", BigInteger),
     Column("updated_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

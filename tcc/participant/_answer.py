@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import grpc
 
 from tcc import wire
-from tcc.fence import FenceBusy, Record, Refusal, Rule, Verdict
+from tcc.fence import FenceBusy, Record, Refusal, Rule, State, Verdict
 from tcc.participant._context import Trailers
 from tcc.v1 import participant_pb2, transaction_pb2
 
@@ -71,11 +71,12 @@ def bounded(text: str) -> str:
     return encoded.decode()
 
 
-def try_answer(verdict: Verdict, trailers: Trailers = ()) -> TryAnswer:
+def try_answer(verdict: Verdict, now: float, trailers: Trailers = ()) -> TryAnswer:
     """The answer to a Try.
 
     Args:
         verdict: the fence's.
+        now: unix seconds.
         trailers: what the handler set, where it ran.
     """
     match verdict:
@@ -92,6 +93,9 @@ def try_answer(verdict: Verdict, trailers: Trailers = ()) -> TryAnswer:
             return _marked(reasoned(grpc.StatusCode.INVALID_ARGUMENT, _mismatch(record), wire.PAYLOAD_MISMATCH))
         case Verdict(_, Record(refusal=Refusal() as refusal)):
             return _marked(refusal, trailers)
+        case Verdict(Rule.REPLY, Record(state=State.TRIED, reply=bytes() as reply, expires_at=float() as expires_at)):
+            left = max(0, int((expires_at - now) * 1000))
+            return TryAnswer(grpc.StatusCode.OK, trailers=((wire.EXPIRES_IN, str(left)),), reply=reply)
         case Verdict(_, Record(reply=bytes() as reply)):
             return TryAnswer(grpc.StatusCode.OK, trailers=trailers, reply=reply)
     raise AssertionError(f"a Try cannot end in {verdict}")

@@ -19,6 +19,7 @@ from tcc.errors import UsageError
 from tcc.participant._call import Metadata
 
 _DETAILS_LIMIT = 3072  # trailers over 8 KiB may be refused on their way, and with them the answer
+_FOREVER_MS = 10 * 365 * 24 * 3600 * 1000
 _log = logging.getLogger("tcc.participant")
 
 Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
@@ -103,7 +104,7 @@ class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
         await self.abort(status.code, status.details or "", status.trailing_metadata or ())
 
     def set_trailing_metadata(self, trailing_metadata: Any) -> None:
-        """Trailing metadata of the answer. It is not kept: a repeated call is answered without it."""
+        """Trailing metadata of the answer. Of it, only a Try's `tcc-expires-in` is kept for repeated calls."""
         self._trailers = _trailers(trailing_metadata)
 
     def trailing_metadata(self) -> Any:
@@ -200,6 +201,20 @@ class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
         if not self._trailers:
             return ()
         return tuple(entry for entry in self._trailers if entry[0] not in (wire.STATUS_DETAILS, wire.REFUSED))
+
+    @property
+    def expires_in(self) -> float | None:
+        """Seconds that the reservation holds, as the handler's `tcc-expires-in` says in ms; None where it says none.
+
+        One that cannot be read is trusted for no time, and one of more than ten years is for ever: so managers take it.
+        """
+        for key, value in self._trailers:
+            if key == wire.EXPIRES_IN and isinstance(value, str):
+                if not value.isdecimal():
+                    return 0.0
+                too_long = len(value) > len(str(_FOREVER_MS)) or int(value) > _FOREVER_MS
+                return None if too_long else int(value) / 1000
+        return None
 
     def stop(self) -> None:
         """The handler ran out of time."""

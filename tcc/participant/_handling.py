@@ -7,13 +7,14 @@ rolled back.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import grpc
 import grpc.aio
 
 from tcc import wire
 from tcc.errors import Refused
-from tcc.fence import Body, Phase, Record, Refusal
+from tcc.fence import Body, Expiring, Phase, Record, Refusal, Result
 from tcc.participant._answer import HandlerStopped, bounded
 from tcc.participant._binding import BoundMethod
 from tcc.participant._branch import Branch, current_branch
@@ -21,21 +22,32 @@ from tcc.participant._call import Call
 from tcc.participant._context import PhaseContext
 
 
-async def try_body(method: BoundMethod, call: Call, context: PhaseContext, record: Record | None) -> bytes | Refusal:
+async def try_body(
+    method: BoundMethod, call: Call, context: PhaseContext, clock: Callable[[], float], record: Record | None
+) -> Result:
     """Runs a Try's handler; gives its serialised reply, or its refusal.
+
+    Args:
+        method: the handler's.
+        call: what it is called for.
+        context: what it gets.
+        clock: unix seconds, from which a reservation that expires is counted.
+        record: the branch's row before.
 
     Raises:
         HandlerStopped: it ended with a status that does not refuse, or ran out of time.
         Exception: its bug.
     """
     try:
-        return await run_handler(method, call, context, record)
+        reply = await run_handler(method, call, context, record)
     except Refused as refused:
         return Refusal(refused.code, bounded(refused.text))
     except HandlerStopped as stopped:
         if stopped.code in Refused.CODES:
             return Refusal(stopped.code, stopped.text, stopped.details)
         raise
+    expires_in = context.expires_in
+    return reply if expires_in is None else Expiring(reply, clock() + expires_in)
 
 
 async def run_handler(method: BoundMethod, call: Call, context: PhaseContext, record: Record | None) -> bytes:

@@ -125,9 +125,10 @@ class ParticipantRuntime:
         context = self._context(call, transport)
         try:
             if wrong is not None or method is None:
-                return try_answer(await self._through(call.visit, refusing(wrong or self._unknown(path))))
+                verdict = await self._through(call.visit, refusing(wrong or self._unknown(path)))
+                return try_answer(verdict, self._clock())
             try:
-                verdict = await self._through(call.visit, partial(try_body, method, call, context))
+                verdict = await self._through(call.visit, partial(try_body, method, call, context, self._clock))
             except (HandlerStopped, FenceBusy, FenceUnavailable):
                 raise
             except Exception as error:
@@ -136,7 +137,7 @@ class ParticipantRuntime:
                     raise HandlerStopped(grpc.StatusCode.INTERNAL, text) from error
                 refusal = reasoned(grpc.StatusCode.ABORTED, text, wire.HANDLER_FAILED)
                 verdict = await self._through(call.visit, refusing(refusal))
-            return try_answer(verdict, context.own_trailers)
+            return try_answer(verdict, self._clock(), context.own_trailers)
         except HandlerStopped as stopped:
             return stopped_answer(stopped)
         except FenceBusy as busy:

@@ -79,6 +79,16 @@ async def test_a_fence_without_its_table_is_a_problem_that_says_how_to_make_it(f
     assert "tcc fence-ddl" in finding.mend
 
 
+async def test_a_fence_with_a_table_of_an_older_version_is_a_problem_that_says_what_to_add(fence: tcc.SqlFence) -> None:
+    await fence.create_tables()
+    async with fence.engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE tcc_fence DROP COLUMN expires_at"))
+    async with served("bank", fence) as (endpoint, _):
+        finding = only(await look("bank", endpoint), Level.PROBLEM)
+    assert "older version" in finding.found
+    assert "ALTER TABLE tcc_fence ADD COLUMN expires_at BIGINT" in finding.found
+
+
 async def test_a_database_that_is_away_is_a_problem() -> None:
     fence = tcc.SqlFence(f"postgresql+asyncpg://nobody@127.0.0.1:{free_port()}/nowhere")
     try:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tcc.fence import FenceBusy, Record, Rule, SqlFence
+from tcc.fence import FenceBusy, FenceUnavailable, Record, Rule, SqlFence
 from tests.fence.visits import TRY, Business, run
 
 
@@ -91,3 +93,38 @@ async def test_a_visit_that_is_cancelled_at_any_moment_lets_go_of_the_database_a
     finally:
         gc.enable()
         await fence.close()
+
+
+class LosesReplies:
+    """An `sqlite3.Connection` whose commit is done and then said to have failed."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
+        cursor = self._connection.execute(statement, *parameters)
+        if statement == "COMMIT":
+            raise sqlite3.OperationalError("disk I/O error")
+        return cursor
+
+
+async def test_a_commit_that_was_done_and_then_lost_is_unknown_and_the_next_visit_finds_out(sqlite_url: str) -> None:
+    fence = SqlFence(sqlite_url)
+    await fence.create_tables()
+    lossy = SqlFence(sqlite_url)
+
+    @event.listens_for(lossy.engine.sync_engine, "connect")
+    def lose(connection: Any, _entry: object) -> None:
+        connection.driver_connection._connection = LosesReplies(connection.driver_connection._connection)
+
+    with pytest.raises(FenceUnavailable, match="unknown"):
+        await lossy.visit(TRY, Business(b"first"))
+    verdict = await fence.visit(TRY, Business(b"second"))
+    assert verdict.rule is Rule.REPLY
+    assert verdict.record is not None
+    assert verdict.record.reply == b"first"
+    await lossy.close()
+    await fence.close()

@@ -1,0 +1,72 @@
+"""Visits that share transactions: those that arrive while one is under way go together in the next.
+
+One alone goes at once, in a list of one; there is no timer. What a list could not settle is visited alone, by the
+caller that waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextvars import copy_context
+from typing import Final
+
+from tcc.batching import Batcher
+from tcc.fence._rows import key_of
+from tcc.fence._seam import Body, Listed, ListFence, Verdict, Visit, VisitAlone
+
+MAX_VISITS: Final = 128
+"""Visits that share a transaction at most."""
+
+
+class SharedVisits:
+    """The way of visits whose business code touches its session alone.
+
+    Args:
+        fence: that takes lists.
+        max_visits: of one list.
+    """
+
+    def __init__(self, fence: ListFence, *, max_visits: int = MAX_VISITS) -> None:
+        self._fence = fence
+        self._batcher: Batcher[Listed, Verdict] = Batcher(
+            self._send, max_items=max_visits, max_bytes=max_visits, size_of=lambda _: 1, key_of=_key
+        )
+
+    async def visit(self, visit: Visit, body: Body) -> Verdict:
+        """As `Fence.visit`, in a transaction with others; `body` runs in a copy of the caller's context.
+
+        A cancelled visit whose business code runs stops it, and returns when its list is over.
+        """
+        listed = Listed(visit, body, copy_context())
+        try:
+            return await self._batcher.submit(listed)
+        except VisitAlone:
+            return await self._fence.visit(visit, body)
+        except asyncio.CancelledError:
+            listed.drop()
+            if listed.over is not None:
+                await _through(listed.over)
+            raise
+
+    async def _send(self, listed: Sequence[Listed]) -> Sequence[Verdict | Exception]:
+        over = asyncio.Event()
+        for one in listed:
+            one.over = over
+        try:
+            return await self._fence.visit_many(listed)
+        finally:
+            over.set()
+
+
+def _key(listed: Listed) -> tuple[str, str, str]:
+    return key_of(listed.visit)
+
+
+async def _through(event: asyncio.Event) -> None:
+    """Waits for an event that is bound to come, whatever cancellations come meanwhile."""
+    while not event.is_set():
+        try:
+            await event.wait()
+        except asyncio.CancelledError:
+            continue
