@@ -71,6 +71,11 @@ class Process:
         """Its process id, which is its group's too."""
         return self._child.pid
 
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code, the negative number of the signal that ended it; None while it runs."""
+        return self._child.poll()
+
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
         """Wait for it to be ready. Raises ServerFailed."""
         end = time.monotonic() + seconds
