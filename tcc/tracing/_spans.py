@@ -6,21 +6,34 @@ A refused Try is an answer, not an error: spans are errors only for statuses tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import Token
 from dataclasses import dataclass
+from enum import Enum
 from importlib import metadata
 from typing import Final, NamedTuple
 
 import grpc
 from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    NoOpTracerProvider,
+    ProxyTracerProvider,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    TracerProvider,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tcc import wire
 
 _W3C: Final = TraceContextTextMapPropagator()
 
+_ODD: Final = frozenset("13579bdf")
+"""Last hexadecimal digits of flags whose lowest bit is set."""
 _FAULTS: Final = frozenset(
     {
         grpc.StatusCode.UNKNOWN,
@@ -58,6 +71,11 @@ class TraceParent(NamedTuple):
             return Context()
         carrier = {wire.TRACEPARENT: self.parent, wire.TRACESTATE: self.state}
         return _W3C.extract({key: value for key, value in carrier.items() if value}, context=Context())
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the trace was chosen to be recorded."""
+        return self.parent[-1:] in _ODD
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """As metadata."""
@@ -108,58 +126,63 @@ class Tags:
 class Tracing:
     """Makes spans.
 
+    What nobody would record costs next to nothing: no span is made where the process has no OpenTelemetry SDK, or where
+    its sampler drops what comes from a trace that was not chosen. The context passes through all the same.
+
     Args:
         provider: of tracers; None: the process's own, which may be set later.
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
         self._tracer = trace.get_tracer("tcc-toolkit", version(), provider)
+        self._provider = provider
+        self._known: TracerProvider | None = None
+        self._sampling = Sampling.OWN
 
-    @contextmanager
-    def call(self, path: str, parent: TraceParent, tags: Tags) -> Iterator[Rpc]:
+    def call(self, path: str, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
         """A gRPC call that this process makes. `Rpc.trace` goes into its metadata; say how it ended by `Rpc.ended`."""
-        with self._rpc(path, SpanKind.CLIENT, parent, tags) as rpc:
-            yield rpc
+        return Unrecorded(parent) if self._drops(parent) else self._rpc(path, SpanKind.CLIENT, parent, tags)
 
-    @contextmanager
-    def served(self, path: str, parent: TraceParent, tags: Tags) -> Iterator[Rpc]:
+    def served(self, path: str, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
         """A gRPC call that this process answers; what runs inside has its span as the current one."""
-        with (
-            self._rpc(path, SpanKind.SERVER, parent, tags) as rpc,
-            trace.use_span(rpc.span, end_on_exit=False, record_exception=False, set_status_on_exception=False),
-        ):
-            yield rpc
+        if self._drops(parent):
+            return Unrecorded(parent, current=True)
+        return _current(self._rpc(path, SpanKind.SERVER, parent, tags))
 
-    @contextmanager
-    def sent(self, destination: str, routing_key: str, parent: TraceParent, tags: Tags) -> Iterator[Rpc]:
+    def sent(self, destination: str, routing_key: str, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
         """A message that this process publishes. `Rpc.trace` goes into the message."""
+        if self._drops(parent):
+            return Unrecorded(parent)
         attributes = _messaging("send", "send", destination)
         if routing_key:
             attributes["messaging.rabbitmq.destination.routing_key"] = routing_key
-        with self._span(f"send {destination}", SpanKind.PRODUCER, parent, {**attributes, **tags.attributes()}) as rpc:
-            yield rpc
+        return self._span(f"send {destination}", SpanKind.PRODUCER, parent, {**attributes, **tags.attributes()})
 
-    @contextmanager
-    def processed(self, destination: str, parent: TraceParent, tags: Tags) -> Iterator[Rpc]:
+    def processed(self, destination: str, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
         """A message that this process works on; what runs inside has its span as the current one."""
+        if self._drops(parent):
+            return Unrecorded(parent, current=True)
         attributes: dict[str, str | int] = {**_messaging("process", "process", destination), **tags.attributes()}
-        with (
-            self._span(f"process {destination}", SpanKind.CONSUMER, parent, attributes) as rpc,
-            trace.use_span(rpc.span, end_on_exit=False, record_exception=False, set_status_on_exception=False),
-        ):
-            yield rpc
+        return _current(self._span(f"process {destination}", SpanKind.CONSUMER, parent, attributes))
 
     def happened(self, name: str, parent: TraceParent, attributes: Mapping[str, str | int]) -> None:
         """Something of no length, such as a decision."""
-        with self._span(name, SpanKind.INTERNAL, parent, attributes):
-            pass
+        if not self._drops(parent):
+            with self._span(name, SpanKind.INTERNAL, parent, attributes):
+                pass
 
-    @contextmanager
-    def _rpc(self, path: str, kind: SpanKind, parent: TraceParent, tags: Tags) -> Iterator[Rpc]:
+    def _drops(self, parent: TraceParent) -> bool:
+        provider = self._provider or trace.get_tracer_provider()
+        if provider is not self._known:
+            self._known, self._sampling = provider, sampling_of(provider)
+        if self._sampling is Sampling.OWN:
+            return False
+        return self._sampling is Sampling.NEVER or (parent.parent != "" and not parent.sampled)
+
+    def _rpc(self, path: str, kind: SpanKind, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
         method = path.removeprefix("/")
         attributes: dict[str, str | int] = {"rpc.system.name": "grpc", "rpc.method": method, **tags.attributes()}
-        with self._span(method, kind, parent, attributes) as rpc:
-            yield rpc
+        return self._span(method, kind, parent, attributes)
 
     @contextmanager
     def _span(
@@ -175,6 +198,15 @@ class Tracing:
             raise
         finally:
             span.end()
+
+
+@contextmanager
+def _current(begun: AbstractContextManager[Rpc]) -> Iterator[Rpc]:
+    with (
+        begun as rpc,
+        trace.use_span(rpc.span, end_on_exit=False, record_exception=False, set_status_on_exception=False),
+    ):
+        yield rpc
 
 
 class Rpc:
@@ -218,6 +250,66 @@ class Rpc:
         if self.span.is_recording():
             self.span.set_attribute("error.type", kind)
             self.span.set_status(Status(StatusCode.ERROR, message))
+
+
+class Unrecorded(Rpc):
+    """A span that nobody would record: the context goes on as it came.
+
+    Args:
+        current: what runs inside belongs to the trace that came, so that it is not recorded as one of its own.
+    """
+
+    __slots__ = ("_current", "_token")
+
+    def __init__(self, parent: TraceParent, *, current: bool = False) -> None:
+        super().__init__(INVALID_SPAN, parent)
+        self._current = current
+        self._token: Token[Context] | None = None
+
+    def __enter__(self) -> Unrecorded:
+        if self._current and self._parent.parent:
+            self._token = attach(self._parent.context())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            detach(self._token)
+
+    @property
+    def trace(self) -> TraceParent:
+        """What came."""
+        return self._parent
+
+    def ended(self, code: grpc.StatusCode, message: str = "") -> None:
+        """Nobody asks."""
+
+    def say(self, key: str, value: str | int) -> None:
+        """Nobody asks."""
+
+    def failed(self, kind: str, message: str) -> None:
+        """Nobody asks."""
+
+
+class Sampling(Enum):
+    """Which spans a provider records, as far as it is known."""
+
+    NEVER = 0
+    """None."""
+    FOLLOWS = 1
+    """None of a trace that came from elsewhere and was not chosen."""
+    OWN = 2
+    """Nobody knows: ask it each time."""
+
+
+def sampling_of(provider: TracerProvider) -> Sampling:
+    """Which spans a provider records, by what its sampler says of itself."""
+    if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
+        return Sampling.NEVER
+    sampler = getattr(provider, "sampler", None)
+    describe = getattr(sampler, "get_description", None)
+    said = str(describe()) if callable(describe) else ""
+    follows = said.startswith("ParentBased{") and "remoteParentNotSampled:AlwaysOffSampler" in said
+    return Sampling.FOLLOWS if follows else Sampling.OWN
 
 
 def _messaging(operation: str, kind: str, destination: str) -> dict[str, str | int]:

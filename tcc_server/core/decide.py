@@ -7,8 +7,6 @@ owed is repeated until it is settled.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tcc_server.core import rules
 from tcc_server.core.evolve import evolve
 from tcc_server.core.messages import (
@@ -169,7 +167,10 @@ class _Turn:
         self._replica = circumstance.replica
 
     def answer(self, write: Write) -> Answer:
-        after = replace(self.tx, unrecorded=False) if write and self.tx.unrecorded else self.tx
+        after = self.tx
+        if write and after.unrecorded:
+            after = after.copied()
+            after.unrecorded = False
         return Answer(after, tuple(self.events), tuple(self.effects), write)
 
     def record(self, event: Event, write: Write = Write.NOTHING) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tcc_server.core import rules
 from tcc_server.core.messages import (
     CommandDue,
@@ -30,130 +28,106 @@ _DROPPABLE = frozenset({"adopted", "attention"})
 
 
 def evolve(tx: Transaction, event: Event) -> Transaction:
-    """The transaction after the event."""
+    """The transaction after the event; the one before stays as it is."""
+    after = tx.copied()
     match event:
         case TrySent(position, at):
-            branch = tx.branches[position]
-            return _with(
-                tx,
-                position,
-                replace(
-                    branch,
-                    try_attempts=branch.try_attempts + 1,
-                    try_in_flight=branch.try_attempts + 1,
-                    try_due=None,
-                    try_sent_at=branch.try_sent_at or at,
-                ),
-            )
+            branch = _opened(after, position)
+            branch.try_attempts += 1
+            branch.try_in_flight = branch.try_attempts
+            branch.try_due = None
+            branch.try_sent_at = branch.try_sent_at or at
         case TryNoted(position, reservation, status, reply, expires, answered_at, due):
-            return _with(
-                tx,
-                position,
-                replace(
-                    tx.branches[position],
-                    reservation=reservation,
-                    status=status,
-                    reply=reply,
-                    expires_at=None if expires is None else expires.wall,
-                    expires=None if expires is None else expires.mono,
-                    given_up=reservation is Reservation.UNKNOWN and due is None,
-                    try_answered_at=answered_at,
-                    try_in_flight=0,
-                    try_due=due,
-                ),
-            )
+            branch = _opened(after, position)
+            branch.reservation = reservation
+            branch.status = status
+            branch.reply = reply
+            branch.expires_at = None if expires is None else expires.wall
+            branch.expires = None if expires is None else expires.mono
+            branch.given_up = reservation is Reservation.UNKNOWN and due is None
+            branch.try_answered_at = answered_at
+            branch.try_in_flight = 0
+            branch.try_due = due
         case Decided():
-            return _decided(tx, event)
+            _decide(after, event)
         case CommandSent(position, at, due, unanswered):
-            branch = tx.branches[position]
-            return _with(
-                tx,
-                position,
-                replace(
-                    branch,
-                    attempts=branch.attempts + 1,
-                    unanswered=unanswered,
-                    waiting=True,
-                    due=due,
-                    sent_at=branch.sent_at or at,
-                ),
-            )
+            branch = _opened(after, position)
+            branch.attempts += 1
+            branch.unanswered = unanswered
+            branch.waiting = True
+            branch.due = due
+            branch.sent_at = branch.sent_at or at
         case Settled(position, settlement, kind, text, at):
-            branch = tx.branches[position]
-            settled = replace(
-                branch,
-                settlement=settlement,
-                outcome=kind,
-                last_error=text if settlement is Settlement.CONTRADICTED else branch.last_error,
-                waiting=False,
-                due=None,
-                settled_at=at,
-            )
-            return replace(_with(tx, position, settled), unrecorded=True)
+            branch = _opened(after, position)
+            branch.settlement = settlement
+            branch.outcome = kind
+            if settlement is Settlement.CONTRADICTED:
+                branch.last_error = text
+            branch.waiting = False
+            branch.due = None
+            branch.settled_at = at
+            after.unrecorded = True
         case Finished(state, at):
+            after.state = state
+            after.finished_at = at
             # What had to be looked at is over, unless a participant broke its promise; the history keeps it.
-            return replace(tx, state=state, finished_at=at, attention=state is State.MIXED)
+            after.attention = state is State.MIXED
         case Enlisted(ask, try_deadline):
-            return replace(tx, branches=(*tx.branches, Branch(ask, try_deadline=try_deadline)))
+            after.branches = (*after.branches, Branch(ask, try_deadline=try_deadline))
         case TryDue(position, due):
-            return _with(tx, position, replace(tx.branches[position], try_due=due, try_in_flight=0))
+            branch = _opened(after, position)
+            branch.try_due = due
+            branch.try_in_flight = 0
         case ConfirmWanted():
-            return replace(tx, confirm_wanted=True)
+            after.confirm_wanted = True
         case CommandDue(position, due):
-            return _with(tx, position, replace(tx.branches[position], due=due))
+            _opened(after, position).due = due
         case OutcomeNoted(position, kind, text, is_failure, due, unreachable):
-            branch = tx.branches[position]
-            after = _with(
-                tx,
-                position,
-                replace(
-                    branch,
-                    outcome=kind,
-                    failures=branch.failures + is_failure,
-                    last_error=text if is_failure else branch.last_error,
-                    unanswered=0,
-                    waiting=False,
-                    unreached=branch.unreached + 1 if unreachable else 0,
-                    due=due,
-                ),
-            )
-            return replace(after, last_error=text) if is_failure else after
+            branch = _opened(after, position)
+            branch.outcome = kind
+            branch.failures += is_failure
+            branch.unanswered = 0
+            branch.waiting = False
+            branch.unreached = branch.unreached + 1 if unreachable else 0
+            branch.due = due
+            if is_failure:
+                branch.last_error = after.last_error = text
         case Flagged(text):
-            return replace(tx, attention=True, last_error=text)
+            after.attention = True
+            after.last_error = text
         case Noted(entry):
-            return replace(tx, history=_kept((*tx.history, entry)))
+            after.history = _kept((*after.history, entry))
+    return after
 
 
-def _decided(tx: Transaction, event: Decided) -> Transaction:
+def _decide(after: Transaction, event: Decided) -> None:
     branches = []
-    for branch in tx.branches:
-        owed = rules.OWED[event.decision, branch.reservation]
+    for before in after.branches:
+        owed = rules.OWED[event.decision, before.reservation]
         if owed is None:
-            raise AssertionError(f"decided {event.decision} over step {branch.ask.step}: {branch.reservation.name}")
+            raise AssertionError(f"decided {event.decision} over step {before.ask.step}: {before.reservation.name}")
         is_open = owed is Settlement.OPEN
-        branches.append(
-            replace(
-                branch,
-                settlement=owed,
-                due=event.at.mono if is_open else None,
-                settled_at=0.0 if is_open else event.at.wall,
-                try_due=None,
-                try_in_flight=0,
-            )
-        )
-    return replace(
-        tx,
-        state=rules.DECIDED[event.decision],
-        cancel_reason=event.reason,
-        decided_at=event.at.wall,
-        decided=event.at.mono,
-        branches=tuple(branches),
-        decided_text=event.text,
-    )
+        branch = before.copied()
+        branch.settlement = owed
+        branch.due = event.at.mono if is_open else None
+        branch.settled_at = 0.0 if is_open else event.at.wall
+        branch.try_due = None
+        branch.try_in_flight = 0
+        branches.append(branch)
+    after.state = rules.DECIDED[event.decision]
+    after.cancel_reason = event.reason
+    after.decided_at = event.at.wall
+    after.decided = event.at.mono
+    after.branches = tuple(branches)
+    after.decided_text = event.text
 
 
-def _with(tx: Transaction, position: int, branch: Branch) -> Transaction:
-    return replace(tx, branches=(*tx.branches[:position], branch, *tx.branches[position + 1 :]))
+def _opened(after: Transaction, position: int) -> Branch:
+    """A branch of one's own in a transaction of one's own, to be changed."""
+    branches = after.branches
+    branch = branches[position].copied()
+    after.branches = (*branches[:position], branch, *branches[position + 1 :])
+    return branch
 
 
 def _kept(history: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:

@@ -1,13 +1,17 @@
 """What there is: transactions, branches, and the moments at which things happen to them.
 
-Everything here is a frozen value. Times named `*_at` are wall-clock unix seconds and only stand in rows and answers;
-whatever a timer waits for (`due`, `deadline`) is on the monotonic clock.
+Everything here is a value: nobody changes one. `Branch` and `Transaction` are not frozen only because frozen ones are
+dear to make, and each event makes new ones: `evolve` changes a copy that nobody else has seen.
+
+Times named `*_at` are wall-clock unix seconds and only stand in rows and answers; whatever a timer waits for (`due`,
+`deadline`) is on the monotonic clock.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum, IntEnum
+from operator import attrgetter
 
 
 class State(Enum):
@@ -135,7 +139,7 @@ class Status:
     details: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Branch:
     """One branch: what was asked, what is reserved, and how its command goes.
 
@@ -177,6 +181,13 @@ class Branch:
     sent_at: float = 0.0
     settled_at: float = 0.0
 
+    def copied(self) -> Branch:
+        """One of one's own, to be changed."""
+        return Branch(*_BRANCH_VALUES(self))
+
+
+_BRANCH_VALUES = attrgetter(*(each.name for each in fields(Branch)))
+
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
@@ -188,7 +199,7 @@ class HistoryEntry:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Transaction:
     """A transaction at one version.
 
@@ -235,3 +246,10 @@ class Transaction:
             if branch.ask.step == step:
                 return position
         return None
+
+    def copied(self) -> Transaction:
+        """One of one's own, to be changed; its branches are the same."""
+        return Transaction(*_TRANSACTION_VALUES(self))
+
+
+_TRANSACTION_VALUES = attrgetter(*(each.name for each in fields(Transaction)))

@@ -182,7 +182,8 @@ class Worker:
         if self._live.get(live.key) is not live:
             return  # forgotten meanwhile; whoever took it up reads what was written
         was_decided = live.tx is not None and live.tx.decision is not None
-        live.tx = replace(answer.after, version=row.version)
+        live.tx = answer.after.copied()
+        live.tx.version = row.version
         if live.tx.decision is not None and not was_decided:
             self._trace_decision(live.tx)
         live.writing = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import grpc
 
 from tcc_server.core.decide import begin, decide, next_wake
@@ -54,13 +56,14 @@ class Bench:
         return Circumstance(Moment(self.mono, WALL + self.mono + self.wall_shift), self.dice, "r1")
 
     def signal(self, signal: Signal) -> Answer:
-        """Let the core answer; the events it gives must make the transaction that it says."""
-        before = self.tx
+        """Let the core answer; the events it gives must make the transaction that it says, and change no other."""
+        before, kept = self.tx, deepcopy(self.tx)
         answer = decide(before, signal, self.now(), self.policy)
         replayed = before
         for event in answer.events:
             replayed = evolve(replayed, event)
         assert (replayed.state, replayed.branches) == (answer.after.state, answer.after.branches)
+        assert before == kept
         self._take(answer)
         return answer
 
