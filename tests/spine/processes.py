@@ -88,6 +88,10 @@ class Nursery:
         """Start a manager; gives it once it serves."""
         file = folder / f"{failpoint.replace(':', '-')}.toml"
         file.write_text(as_toml(settings))
+        return await self.manager_of(file, failpoint)
+
+    async def manager_of(self, file: Path, failpoint: str = "none") -> Child:
+        """As `manager`, from a configuration file that is there."""
         return await self._start(kind="manager", config=str(file), failpoint=failpoint)
 
     async def bank(self, name: str, database: Path, port: int) -> Child:

@@ -28,7 +28,7 @@ _BOOKS = text(
 """One statement sees both tables at the same moment."""
 _DECISIONS = text("SELECT gid, state FROM tcc_transaction WHERE gid LIKE :run AND decided_at IS NOT NULL")
 _DECIDED = {"CONFIRMING": "CONFIRMED", "CANCELLING": "CANCELLED"}
-_EVERY = 0.03
+_EVERY = 0.1
 """Seconds between two looks while a run is under way."""
 END = 40.0
 """Seconds after which every transaction has ended, once what was broken is whole."""
@@ -86,7 +86,8 @@ class Run:
         async with asyncio.timeout(END):
             for gid, asked in self.asked.items():
                 try:
-                    found[gid] = await client.wait(gid)
+                    view = await client.get(gid)
+                    found[gid] = view if view.state.is_final else await client.wait(gid)
                 except tcc.ManagerError:
                     if asked.told is not None:
                         raise  # S10: it was told, and is not in the log

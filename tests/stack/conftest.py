@@ -15,8 +15,10 @@ from tests.servers.postgres import Postgres
 from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.redis import Redis
 from tests.servers.running import Running, RunningPostgres
+from tests.spine.installation import credit
 from tests.stack.books import Run
 from tests.stack.installation import NearBank, Servers, Stack
+from tests.stack.load import PATIENCE
 
 OPENING = 10_000
 
@@ -70,6 +72,9 @@ async def near(stack: Stack) -> AsyncIterator[Near]:
     banks = (NearBank(stack.near[0], stack.near_ports[0]), NearBank(stack.near[1], stack.near_ports[1]))
     for bank in banks:
         await bank.start(stack.database(bank.name), stack.servers.redis, stack.servers.rabbitmq)
+    for number in range(len(stack.managers)):
+        async with stack.client(number) as client:
+            await asyncio.gather(*(_reached(client, bank) for bank in banks))
     yield banks
     for bank in banks:
         await bank.stop()
@@ -82,3 +87,10 @@ def own_redis(tmp_path: Path) -> Iterator[Redis]:
     server.start()
     yield server
     server.kill()
+
+
+async def _reached(client: tcc.Manager, bank: NearBank) -> None:
+    """The manager's connection to a bank stands again, whatever it had to wait for."""
+    with pytest.raises(tcc.TransactionCancelled, match="there is no account"):
+        await client.execute(credit(bank.name, 1, account="nobody"), timeout=PATIENCE)
+    bank.traffic.arrived.clear()

@@ -177,10 +177,13 @@ class Stack:
 
     def client(self, *order: int, policy: str = "pick_first") -> tcc.Manager:
         """A client of these managers: of the first that it reaches, if nothing else is said."""
-        addresses = ",".join(self.managers[number].address for number in order)
+        return self.client_of(*(self.managers[number].address for number in order), policy=policy)
+
+    def client_of(self, *addresses: str, policy: str = "pick_first") -> tcc.Manager:
+        """As `client`, of managers anywhere."""
         # With connections of its own: gRPC would go on waiting where another channel of this process failed before.
         options = (("grpc.use_local_subchannel_pool", 1), ("grpc.lb_policy_name", policy))
-        return tcc.Manager(f"ipv4:{addresses}", options=options, connect_timeout=30.0)
+        return tcc.Manager(f"ipv4:{','.join(addresses)}", options=options, connect_timeout=30.0)
 
     async def open(self, *accounts: str, available: int) -> None:
         """Open accounts of these names at both banks."""

@@ -17,6 +17,8 @@ from tests.stack.books import Asked, Run
 TOO_MUCH = 1_000_000
 TIMEOUT = 15.0
 """Seconds of a transaction: longer than what is broken stays so."""
+_PAUSE = 0.05
+"""Seconds between a client's transfers, so that a test of seconds does not make thousands."""
 PATIENCE = 60.0
 """Seconds in which there must have been more traffic."""
 
@@ -80,6 +82,7 @@ class Load:
                 self.unknown += 1
             assert (amount, asked.told) != (TOO_MUCH, tcc.Decision.CONFIRM)
             self._told.set()
+            await asyncio.sleep(_PAUSE)
 
     async def _plan(self, client: tcc.Manager, gid: str, asked: Asked) -> None:
         await client.execute(*planned(asked), gid=gid, timeout=self._timeout)

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 import tcc
-from tests.stack.books import Run
+from tests.servers.process import free_port
+from tests.spine.processes import Child, Nursery
+from tests.stack.books import Asked, Run
 from tests.stack.installation import LEASE, Stack
 from tests.stack.load import Load, planned
 
 Clients = tuple[tcc.Manager, tcc.Manager]
+
+WITHIN = 10.0
+"""Seconds in which a process that was told to end has ended."""
+
+
+@pytest.fixture
+def nursery(tmp_path: Path) -> Iterator[Nursery]:
+    with Nursery(tmp_path) as nursery:
+        yield nursery
 
 
 async def same_answers(run: Run, clients: Clients) -> None:
@@ -58,3 +73,63 @@ async def test_a_manager_that_is_paused_past_its_lease_comes_back_and_cannot_spe
         await run.check(second)
         await same_answers(run, (first, second))
     assert "lease_lapsed" in stack.managers[1].said
+
+
+async def test_a_manager_that_is_told_to_end_under_load_ends_well_and_leaves_nothing_half_told(
+    stack: Stack, run: Run, clients: Clients
+) -> None:
+    load = Load(run, clients, stack.far)
+    async with run.audited():
+        async with load.flowing():
+            await load.until_told(40)
+            assert await stack.managers[0].ended(WITHIN) == 0
+            await load.until_told(40)
+            await stack.managers[0].started()
+        await run.check(clients[1])
+    await same_answers(run, clients)
+    assert load.unknown == 0  # each client asked the other manager by itself
+
+
+MOMENTS = {
+    "before the begin row": "append:1:before",
+    "begun, no Try sent": "append:1:after",
+    "a Try is about to leave": "call:2:before",
+    "a reply read, not taken in": "call:1:after",
+    "all replies read, the last not taken in": "call:2:after",
+    "all reserved, undecided": "append:2:before",
+    "inside the decision's commit: written, not known": "append:2:after",
+    "decided, nothing sent": "send:1:before",
+    "handed to the courier": "send:1:after",
+    "outcome read, not taken in": "outcome:1:before",
+    "between branches": "outcome:1:after",
+    "the last outcome read, not taken in": "outcome:2:before",
+    "all done, not final": "append:3:before",
+    "final, client told or not": "append:3:after",
+}
+
+
+async def test_a_transfer_outlives_sigkill_of_its_manager_at_every_moment_though_it_never_comes_back(
+    stack: Stack, run: Run, nursery: Nursery, tmp_path: Path
+) -> None:
+    """One manager a moment, all at once; whatever they leave, the two that live go on with."""
+
+    async def doomed_at(moment: str) -> Child:
+        file = tmp_path / f"{moment.replace(':', '-')}.toml"
+        file.write_text(stack.configuration(free_port(), stack.log))
+        return await nursery.manager_of(file, moment)
+
+    async def transfer(moment: str, doomed: Child) -> None:
+        gid = f"{run.name}-{moment.replace(':', '-')}"
+        asked = run.asked[gid] = Asked(*stack.far, run.accounts[0], 1)
+        async with stack.client_of(f"127.0.0.1:{doomed.port}", stack.managers[0].address) as client:
+            done = await client.execute(*planned(asked), gid=gid, wait=tcc.COMPLETED)
+            asked.told = tcc.Decision.CONFIRM
+            assert done.state is tcc.State.CONFIRMED, moment  # nothing stood in its way but a crash
+        await doomed.gone()
+
+    doomed = [(moment, await doomed_at(moment)) for moment in MOMENTS.values()]
+    async with run.audited(), asyncio.TaskGroup() as group:
+        for moment, child in doomed:
+            group.create_task(transfer(moment, child))
+    async with stack.client(1) as client:
+        await run.check(client)
