@@ -6,6 +6,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 CONSTRAINTS ?= constraints.txt
 
 ifeq ($(PYTHON),python3)
@@ -26,7 +27,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-full test test-floor servers lint format pytest protos protos-check docs test-node freeze-protos bench clean check-python
+.PHONY: help venv demo demo-full test test-floor servers lint format pytest protos protos-check docs test-node freeze-protos bench bench-quick bench-compare bench-scaling bench-plots \
+        bench-publish clean check-python
 
 help: ## Show this list
 	@echo "The TCC toolkit. Targets:"
@@ -74,8 +76,26 @@ test-node: $(READY) ## Run the Node client of docs/other-languages.md (needs nod
 freeze-protos: $(READY) ## Take the present contract as the frozen one (after adding to it)
 	@$(BIN)/python -m tests.project.frozen_contract
 
-bench: $(READY) ## Measure throughput and latency
-	@$(BIN)/python -m benchmarks
+bench: $(READY) servers ## Measure all workloads (about ten minutes; arguments: BENCH_ARGS)
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-quick: $(READY) servers ## Measure the headline rows, in under a minute
+	@$(BIN)/python -m benchmarks --quick $(BENCH_ARGS)
+
+bench-compare: $(READY) servers ## Measure BASE=revision and the working tree in turns
+	@test -n "$(BASE)" || { echo "make: say what to compare with: make bench-compare BASE=HEAD" >&2; exit 2; }
+	@$(BIN)/python -m benchmarks.compare $(BASE) $(BENCH_ARGS)
+
+bench-scaling: $(READY) servers ## Measure the cost beside many rows, open transactions and branches
+	@$(BIN)/python -m benchmarks.scaling $(BENCH_ARGS)
+
+bench-plots: $(READY) ## Make the tables and plots of docs/performance.md from benchmarks/results
+	@$(BIN)/python -m benchmarks.report write
+
+bench-publish: $(READY) servers ## Measure all of it anew, for docs/performance.md (on a machine that does nothing else)
+	@$(BIN)/python -m benchmarks --json benchmarks/results/figures.json
+	@$(BIN)/python -m benchmarks.scaling --json benchmarks/results/scaling.json
+	@$(BIN)/python -m benchmarks.report write
 
 clean: ## Remove virtual environments, caches and build results
 	rm -rf .venv .venv-* $(BUILD) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,186 +1,114 @@
-"""`make bench`: two-branch transactions, and grpc.aio's own unary rate in the same run.
+"""`make bench`: the workloads, with grpc.aio's own unary rate measured before and after in the same run.
 
-    python -m benchmarks [--workload bank full-postgres] [--seconds 4] [--concurrency 1 16 64] [--json FILE]
+    python -m benchmarks [--workload W1 W3] [--concurrency 1 64] [--seconds 4] [--participants 2] [--json FILE]
+    python -m benchmarks --quick
 
-The workloads are described in `benchmarks.installation`, the counts in `benchmarks.counts`. Every process of the
-toolkit has its CPU time measured; that of RabbitMQ, Redis and PostgreSQL is not in the table, although they run on the
-same machine. Rows of one table come from one run on one machine; compare ratios, not numbers of different days.
+The workloads are described in `benchmarks.workloads`, what is counted and how in docs/performance.md. Rows of one table
+come from one run on one machine; compare ratios, not numbers of different days. Exit code 1 where a transaction ended
+otherwise than it was asked to, or money is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import platform
+import signal
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.counts import Counts
-from benchmarks.installation import FULL, WORKLOADS, Installation, check_servers, installed
-from benchmarks.processes import Process
+from benchmarks import servers, tables
+from benchmarks.installation import MoneyLost
+from benchmarks.measuring import measure, own_folder
+from benchmarks.results import Row, Run, machine, revision, today
+from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.yardstick import yardstick
 from tests.servers.process import ServerMissing
 
+LEVELS = (1, 16, 64, 256)
 
-@dataclass
-class Row:
-    """One measurement; CPU in milliseconds a transaction, and counts a transaction: None where nobody counts."""
-
-    workload: str
-    concurrency: int
-    per_second: float
-    ratio: float
-    p50_ms: float
-    p99_ms: float
-    client_cpu_ms: float
-    manager_cpu_ms: float
-    participants_cpu_ms: float
-    rpcs: float
-    row_writes: float
-    amqp_messages: float | None
-    redis_calls: float | None
+QUICK = {"W1": (1, 64), "W2": (64, 256), "W3": (64,)}
+"""The headline rows."""
+_QUICK_SECONDS = 1.6
+_BUSY = 0.5
 
 
-async def load(*command: str) -> dict[str, float]:
-    """Run the load in a process of its own: a module and its arguments."""
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", *command, stdout=asyncio.subprocess.PIPE)
-    out, _ = await process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"the load failed: {' '.join(command)}")
-    figures: dict[str, float] = json.loads(out)
-    return figures
-
-
-async def yardstick(concurrency: int, seconds: float) -> float:
-    """R: unary echo calls a second, both ends grpc.aio on this machine."""
-    server = await Process.start("benchmarks.echo")
-    try:
-        figures = await load("benchmarks.load", "echo", f"127.0.0.1:{server.port}", str(concurrency), str(seconds))
-    finally:
-        await server.stop()
-    return figures["per_second"]
-
-
-async def run(workload: str, folder: Path, levels: list[int], seconds: float, rate: float) -> list[Row]:
-    """One workload at each concurrency."""
-    rows = []
-    async with installed(workload, folder) as installation:
-        before = await installation.counters.read()
-        for concurrency in levels:
-            row, before = await measured(workload, installation, concurrency, seconds, rate, before)
-            rows.append(row)
-            show(row)
-    return rows
-
-
-async def measured(
-    workload: str, installation: Installation, concurrency: int, seconds: float, rate: float, before: Counts
-) -> tuple[Row, Counts]:
-    """One row, and the counts at its end."""
-    cpu_before = installation.cpu_seconds()
-    figures = await load(
-        *("benchmarks.counted", str(installation.client_counts), "benchmarks.load", "transactions"),
-        *(f"127.0.0.1:{installation.manager.port}", str(concurrency), str(seconds), *installation.names),
-    )
-    await installation.settled()
-    cpu_after = installation.cpu_seconds()
-    after = await installation.counters.read()
-    calls = figures["calls"]  # with the warm-up, over which all but the client is measured
-
-    def each(now: int | None, then: int | None) -> float | None:
-        return None if now is None or then is None else (now - then) / calls
-
-    row = Row(
-        workload=workload,
-        concurrency=concurrency,
-        per_second=figures["per_second"],
-        ratio=figures["per_second"] / rate,
-        p50_ms=figures["p50_ms"],
-        p99_ms=figures["p99_ms"],
-        client_cpu_ms=figures["client_cpu_ms"],
-        manager_cpu_ms=1000 * (cpu_after[0] - cpu_before[0]) / calls,
-        participants_cpu_ms=1000 * (cpu_after[1] - cpu_before[1]) / calls,
-        rpcs=(after.rpcs - before.rpcs) / calls,
-        row_writes=(after.row_writes - before.row_writes) / calls,
-        amqp_messages=each(after.amqp_messages, before.amqp_messages),
-        redis_calls=each(after.redis_calls, before.redis_calls),
-    )
-    return row, after
-
-
-HEAD = (
-    f"{'workload':<14}{'conc':>5}{'tx/s':>8}{'/R':>8}{'p50 ms':>9}{'p99 ms':>9}{'client':>8}{'manager':>9}"
-    f"{'particip.':>11}{'RPCs':>7}{'rows':>7}{'AMQP':>7}{'Redis':>7}"
-)
-
-
-def show(row: Row) -> None:
-    """Print one line of the table."""
-    counts = (row.rpcs, row.row_writes, row.amqp_messages, row.redis_calls)
-    print(
-        f"{row.workload:<14}{row.concurrency:>5}{row.per_second:>8.0f}{row.ratio:>8.3f}{row.p50_ms:>9.1f}"
-        f"{row.p99_ms:>9.1f}{row.client_cpu_ms:>8.2f}{row.manager_cpu_ms:>9.2f}{row.participants_cpu_ms:>11.2f}"
-        + "".join(f"{'-' if count is None else f'{count:.2f}':>7}" for count in counts),
-        flush=True,
-    )
-
-
-@contextmanager
-def own_folder() -> Iterator[Path]:
-    """A temporary folder that PostgreSQL's user may enter."""
-    with tempfile.TemporaryDirectory(prefix="tcc-bench-") as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
-async def main() -> None:
-    """Read the command line, run, print."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__.splitlines()[0] if __doc__ else ""
     )
-    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=WORKLOADS, help="all unless named")
+    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="all unless named")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=list(LEVELS))
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--participants", type=int, default=1, help="processes of the participant that does nothing")
+    parser.add_argument("--quick", action="store_true", help="the headline rows alone, in under a minute")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    return parser
+
+
+async def run(plan: dict[Workload, tuple[int, ...]], seconds: float, *, whole: bool) -> Run:
+    """Measure the workloads at these levels.
+
+    Args:
+        whole: with the row at half of the best rate, and with PostgreSQL's figures, which take 10 s a row.
+    """
+    found = Run(today(), revision(), " ".join(sys.argv[1:]), machine(), seconds, [])
+    if found.machine["load_before"] > _BUSY:
+        _say(f"The machine's load is {found.machine['load_before']}: others' work will be in these figures")
+    found.yardsticks.append(await yardstick(seconds / 2))
+    _say(f"R = {found.yardstick.per_second:.0f} unary echo calls/s before")
+    with own_folder() as folder:
+        async with servers.servers(folder) as running:
+            for workload, levels in plan.items():
+                options = {"levels": levels, "seconds": seconds, "half_rate": whole, "patient": whole}
+                found.rows.extend(await measure(workload, running, **options, tell=_progress))  # type: ignore[arg-type]  # one dict of several kinds
+    found.yardsticks.append(await yardstick(seconds / 2))
+    _say(f"R = {found.yardsticks[-1].per_second:.0f} after")
+    return found
+
+
+def show(found: Run) -> None:
+    """Print the tables."""
+    before, after = (one.per_second for one in found.yardsticks)
+    mean = found.yardstick
+    print(
+        f"R = {mean.per_second:.0f} unary calls/s of grpc.aio, 64 at once ({before:.0f} before, {after:.0f} after)\n"
+        f"One call alone takes {mean.round_trip_ms:.2f} ms; both ends together use {mean.cpu_ms:.2f} ms CPU a call\n"
+    )
+    print(tables.plain(tables.SPEED, [tables.speed(row, mean) for row in found.rows]))
+    print(tables.plain(tables.COST, [tables.cost(row) for row in found.rows]))
+    print(tables.plain(tables.SPENT, [tables.spent(row) for row in found.rows]))
+    print(tables.plain(tables.LISTS, [tables.lists(row) for row in found.rows]))
+
+
+def _progress(row: Row) -> None:
+    _say(f"{row.workload} {tables.load_of(row)}: {row.per_second:.0f}/s, p50 {row.p50_ms:.1f} ms")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Read the command line, run, print."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is stopped then too
+    parser = _parser()
     options = parser.parse_args()
-    if set(options.workload) & set(FULL):
-        try:
-            check_servers()
-        except ServerMissing as missing:
-            parser.exit(2, f"{missing} (or: make servers); or name other workloads with --workload\n")
-    started, busy = datetime.now(UTC), os.getloadavg()
-    rate = await yardstick(64, options.seconds)
-    print(f"R = {rate:.0f} unary echo calls/s (grpc.aio with uvloop on both ends, 64 at once, this machine, this run)")
-    print(f"The machine's load was {busy[0]:.1f} before: above about 0.5, others' work is in these figures\n")
-    print("CPU in ms a transaction; two branches each; RPCs, rows written, AMQP messages and Redis calls a transaction")
-    print(HEAD)
-    rows = []
-    for workload in options.workload:
-        with own_folder() as folder:
-            rows += await run(workload, folder, options.concurrency, options.seconds, rate)
+    levels = QUICK if options.quick else dict.fromkeys(options.workload, tuple(options.concurrency))
+    plan = {WORKLOADS[name].spread(options.participants): at for name, at in levels.items()}
+    try:
+        servers.check(list(plan))
+    except ServerMissing as missing:
+        parser.exit(2, f"{missing} (or: make servers); or name other workloads with --workload\n")
+    seconds = _QUICK_SECONDS if options.quick else options.seconds
+    try:
+        found = asyncio.run(run(plan, seconds, whole=not options.quick))
+    except (MoneyLost, RuntimeError) as error:
+        parser.exit(1, f"{type(error).__name__}: {error}\n")
+    show(found)
     if options.json:
-        machine = {
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "system": platform.platform(),
-            "processors": os.cpu_count(),
-            "load_before": busy,
-        }
-        result = {
-            "date": started.date().isoformat(),
-            "echo_per_second": rate,
-            "seconds": options.seconds,
-            "machine": machine,
-            "rows": [asdict(row) for row in rows],
-        }
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(found.to_json(), encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    sys.exit(main())
