@@ -5,6 +5,7 @@ A refused Try is an answer, not an error: spans are errors only for statuses tha
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Token
@@ -30,6 +31,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from tcc import wire
 
+_LOOK_EVERY: Final = 0.1
+"""Seconds after which a process that sets its provider late has its spans recorded."""
 _W3C: Final = TraceContextTextMapPropagator()
 
 _ODD: Final = frozenset("13579bdf")
@@ -138,6 +141,7 @@ class Tracing:
         self._provider = provider
         self._known: TracerProvider | None = None
         self._sampling = Sampling.OWN
+        self._look_again = 0.0
 
     def call(self, path: str, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
         """A gRPC call that this process makes. `Rpc.trace` goes into its metadata; say how it ended by `Rpc.ended`."""
@@ -172,12 +176,21 @@ class Tracing:
                 pass
 
     def _drops(self, parent: TraceParent) -> bool:
-        provider = self._provider or trace.get_tracer_provider()
-        if provider is not self._known:
-            self._known, self._sampling = provider, sampling_of(provider)
+        if self._provider is None or self._known is None:
+            self._look()
         if self._sampling is Sampling.OWN:
             return False
         return self._sampling is Sampling.NEVER or (parent.parent != "" and not parent.sampled)
+
+    def _look(self) -> None:
+        """Which provider there is, at most every so often: asking OpenTelemetry costs more than all else here."""
+        now = time.monotonic()
+        if now < self._look_again:
+            return
+        self._look_again = now + _LOOK_EVERY
+        provider = self._provider or trace.get_tracer_provider()
+        if provider is not self._known:
+            self._known, self._sampling = provider, sampling_of(provider)
 
     def _rpc(self, path: str, kind: SpanKind, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
         method = path.removeprefix("/")

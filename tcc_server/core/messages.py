@@ -2,12 +2,15 @@
 
 A *signal* is something that happened outside. The core answers it with *events*, which change the transaction and are
 recorded, and with *effects*, which the shell performs only once what must be recorded is durable.
+
+All are values, as in the model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from tcc_server.core.model import (
     Ask,
@@ -24,8 +27,7 @@ from tcc_server.core.model import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Circumstance:
+class Circumstance(NamedTuple):
     """Under what circumstances a signal is answered.
 
     Attributes:
@@ -41,19 +43,19 @@ class Circumstance:
 # Signals
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EnlistAsked:
     """An interactive client wants one more branch."""
 
     ask: Ask
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ConfirmAsked:
     """An interactive client wants to confirm."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CancelAsked:
     """A client wants to cancel.
 
@@ -64,7 +66,7 @@ class CancelAsked:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TryAnswered:
     """An attempt of a Try came back, with whatever status, or was given up.
 
@@ -82,10 +84,10 @@ class TryAnswered:
     reply: bytes = b""
     expires_in: float | None = None
     retry_after: float | None = None
-    sent: Moment = Moment(0.0, 0.0)  # noqa: RUF009  frozen
+    sent: Moment = Moment(0.0, 0.0)  # noqa: RUF009  a tuple
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutcomeArrived:
     """A participant answered a command.
 
@@ -104,19 +106,19 @@ class OutcomeArrived:
     unreachable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TimerFired:
     """The time that `next_wake` named has come."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ParticipantSeen:
     """A participant that was silent is there again."""
 
     participant: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Resumed:
     """The transaction was read from the log by a new owner, who knows of nothing in flight."""
 
@@ -129,7 +131,7 @@ Signal = (
 # Events
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Enlisted:
     """A branch joined; its Try may leave once this is recorded."""
 
@@ -137,7 +139,7 @@ class Enlisted:
     try_deadline: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TrySent:
     """An attempt of a Try leaves."""
 
@@ -145,7 +147,7 @@ class TrySent:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TryNoted:
     """An attempt's answer was understood.
 
@@ -162,7 +164,7 @@ class TryNoted:
     due: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TryDue:
     """The next attempt of a Try is due at another time; None: the Try is given up."""
 
@@ -170,12 +172,12 @@ class TryDue:
     due: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ConfirmWanted:
     """The client asked to confirm; Tries are still in flight."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decided:
     """The decision, for ever."""
 
@@ -185,7 +187,7 @@ class Decided:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CommandSent:
     """A command leaves.
 
@@ -199,7 +201,7 @@ class CommandSent:
     unanswered: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CommandDue:
     """A command is due at another time."""
 
@@ -207,7 +209,7 @@ class CommandDue:
     due: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutcomeNoted:
     """An outcome came that does not settle the branch."""
 
@@ -219,7 +221,7 @@ class OutcomeNoted:
     unreachable: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settled:
     """A branch is settled."""
 
@@ -230,21 +232,21 @@ class Settled:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Flagged:
     """A person should look."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Noted:
     """Something for the history."""
 
     entry: HistoryEntry
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finished:
     """Every branch is settled."""
 
@@ -272,7 +274,7 @@ Event = (
 # Effects
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SendTry:
     """Send one attempt of a branch's Try.
 
@@ -285,7 +287,7 @@ class SendTry:
     timeout: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SendCommand:
     """Send a branch's command; its phase is the decision's."""
 
@@ -293,7 +295,7 @@ class SendCommand:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DropTries:
     """Whatever is still in flight of this transaction's Tries no longer matters."""
 
@@ -311,7 +313,7 @@ class Write(IntEnum):
     """The whole row."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """How the core answers a signal: `after` is the transaction with the events applied."""
 

@@ -1,7 +1,7 @@
 """What there is: transactions, branches, and the moments at which things happen to them.
 
-Everything here is a value: nobody changes one. `Branch` and `Transaction` are not frozen only because frozen ones are
-dear to make, and each event makes new ones: `evolve` changes a copy that nobody else has seen.
+Everything here is a value: nobody changes one. They are not declared frozen only because frozen ones are dear to make,
+and each event makes new ones: `evolve` changes a copy that nobody else has seen.
 
 Times named `*_at` are wall-clock unix seconds and only stand in rows and answers; whatever a timer waits for (`due`,
 `deadline`) is on the monotonic clock.
@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from enum import Enum, IntEnum
 from operator import attrgetter
+from typing import NamedTuple
 
 
 class State(Enum):
@@ -85,24 +86,21 @@ class OutcomeKind(IntEnum):
     NO_TRY = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(NamedTuple):
     """A point in time on both clocks: `mono` for timers, `wall` (unix seconds) for rows."""
 
     mono: float
     wall: float
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Key:
+class Key(NamedTuple):
     """What names a transaction."""
 
     namespace: str
     gid: str
 
 
-@dataclass(frozen=True, slots=True)
-class Methods:
+class Methods(NamedTuple):
     """An action's three methods, as full paths."""
 
     try_method: str
@@ -110,7 +108,7 @@ class Methods:
     cancel_method: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
     """What the client asks of one branch.
 
@@ -130,7 +128,7 @@ class Ask:
     metadata: tuple[tuple[str, bytes], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Status:
     """A gRPC status as it came: number, text, and the raw `grpc-status-details-bin`."""
 
@@ -189,7 +187,7 @@ class Branch:
 _BRANCH_VALUES = attrgetter(*(each.name for each in fields(Branch)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HistoryEntry:
     """What happened, when (wall), who did it, and why."""
 

@@ -161,20 +161,20 @@ async def _cancelled_elsewhere(version: int) -> Row:
 async def test_a_row_that_cannot_be_read_does_not_keep_the_others_from_being_taken_up() -> None:
     store = MemoryStore()
     first = await Shell(store).start()
-    calls = [first.execute(ask("a"), key=replace(KEY, gid=f"t-{number}")) for number in range(3)]
+    calls = [first.execute(ask("a"), key=KEY._replace(gid=f"t-{number}")) for number in range(3)]
     await first.until(lambda: len(first.participants.calls) == 3)
     for call in calls:
         call.cancel()
     store.expire("r1")
     await first.engine.close()
-    broken = replace(KEY, gid="t-0")
+    broken = KEY._replace(gid="t-0")
     store.rows[broken] = replace(store.rows[broken], body=b"\xff\xff\xff", wake_at=0.0)
 
     second = Shell(store, "r2")
     second.participants.always = RESERVED
     second.courier.answers = True
     await second.start()
-    others = [replace(KEY, gid=gid) for gid in ("t-1", "t-2")]
+    others = [KEY._replace(gid=gid) for gid in ("t-1", "t-2")]
     await second.until(lambda: {store.rows[key].state for key in others} == {State.CONFIRMED})
     with pytest.raises(Unreadable, match="t-0"):
         await second.engine.get(broken)
@@ -183,5 +183,5 @@ async def test_a_row_that_cannot_be_read_does_not_keep_the_others_from_being_tak
     found, _ = await second.engine.list(Filter("default"), 10, None)
     assert {tx.key.gid for tx in found} == {"t-0", "t-1", "t-2"}  # a list needs no bodies
     with pytest.raises(UnknownTransaction):
-        await second.engine.get(replace(KEY, gid="t-9"))
+        await second.engine.get(KEY._replace(gid="t-9"))
     await second.engine.close()

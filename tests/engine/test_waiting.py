@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -153,7 +152,7 @@ async def test_a_watch_gives_each_durable_version_at_most_once_and_ends_with_the
     await watch(3)
     assert seen == []
     with pytest.raises(UnknownTransaction):
-        await anext(shell.engine.watch(replace(KEY, gid="nobody"), 0))
+        await anext(shell.engine.watch(KEY._replace(gid="nobody"), 0))
     await shell.engine.close()
 
 
@@ -161,7 +160,7 @@ async def test_a_watch_gives_each_durable_version_at_most_once_and_ends_with_the
 async def test_a_silent_participant_that_is_seen_again_gets_its_commands_within_a_second() -> None:
     shell = await Shell().start()
     shell.participants.always = RESERVED
-    others = [replace(KEY, gid=f"t-{number}") for number in range(20)]
+    others = [KEY._replace(gid=f"t-{number}") for number in range(20)]
     for key in others:
         await shell.execute(ask("a", "sick"), ask("b", "well"), key=key)
     for command in list(shell.courier.sent):
@@ -183,7 +182,7 @@ async def test_a_silent_participant_that_is_seen_again_gets_its_commands_within_
 async def test_one_outcome_of_a_silent_participant_counts_as_its_return() -> None:
     shell = await Shell().start()
     shell.participants.always = RESERVED
-    first, second = (replace(KEY, gid=gid) for gid in ("t-1", "t-2"))
+    first, second = (KEY._replace(gid=gid) for gid in ("t-1", "t-2"))
     await shell.execute(ask("a"), key=first)
     await shell.execute(ask("a"), key=second)
     await asyncio.sleep(45)
@@ -339,7 +338,7 @@ async def test_a_draining_engine_begins_nothing_and_answers_what_it_knows() -> N
     shell.engine.drain()
     assert await decided(shell.execute(ask("a"))) is State.CONFIRMING
     with pytest.raises(Draining):
-        await shell.execute(ask("a"), key=replace(KEY, gid="new"))
+        await shell.execute(ask("a"), key=KEY._replace(gid="new"))
     assert len(shell.store.rows) == 1
     await shell.engine.close()
 
