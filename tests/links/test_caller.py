@@ -86,7 +86,7 @@ async def test_a_participant_that_is_not_configured_is_a_status(links: Links) ->
 
 async def test_a_method_that_the_participant_does_not_have_is_refused_with_the_mark(links: Links) -> None:
     wrong = call()
-    methods = replace(wrong.ask.methods, try_method="/services.accounts.v1.Accounts/TryRobbery")
+    methods = wrong.ask.methods._replace(try_method="/services.accounts.v1.Accounts/TryRobbery")
     reply = await links.caller.call(replace(wrong, ask=replace(wrong.ask, methods=methods)))
     assert (reply.status.code, reply.marked) == (12, True)
     assert "TryDebit" in reply.status.message
