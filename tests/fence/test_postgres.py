@@ -158,6 +158,25 @@ async def test_what_cannot_be_connected_to_is_unavailable_and_says_why(
     await fence.close()
 
 
+async def test_a_user_without_rights_is_unavailable_and_says_so_and_a_grant_is_enough(
+    sql: SqlFence, postgres_url: str
+) -> None:
+    async with sql.engine.begin() as connection:
+        await connection.execute(text("CREATE ROLE weak LOGIN"))
+    fence = SqlFence(make_url(postgres_url).set(username="weak").render_as_string())
+    try:
+        with pytest.raises(FenceUnavailable, match="permission denied for table tcc_fence"):
+            await fence.visit(TRY, Business())
+        async with sql.engine.begin() as connection:
+            await connection.execute(text("GRANT ALL ON ALL TABLES IN SCHEMA public TO weak"))
+        assert (await run(fence, TRY)).rule is Rule.RUN
+    finally:
+        await fence.close()
+        async with sql.engine.begin() as connection:
+            await connection.execute(text("DROP OWNED BY weak"))
+            await connection.execute(text("DROP ROLE weak"))
+
+
 async def test_a_commit_whose_reply_is_lost_is_not_told_as_done_and_a_repeat_finds_the_effect(
     sql: SqlFence, postgres_url: str
 ) -> None:

@@ -123,6 +123,28 @@ async def test_wrong_credentials_are_said_and_work_goes_on(
     assert "secret" not in caplog.text
 
 
+async def acl(client: Client, *rules: str) -> None:
+    await client.execute_command("ACL", "SETUSER", "weak", *rules)  # type: ignore[no-untyped-call]  # redis-py's own
+
+
+async def test_missing_permissions_are_said_work_goes_on_and_a_grant_is_enough(
+    own_redis: Redis, make: Make, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Client.from_url(own_redis.url) as client:
+        await acl(client, "on", ">pw", "+ping", "+info")
+        lock = make(own_redis.url.replace("redis://", "redis://weak:pw@"))
+        with caplog.at_level(logging.WARNING, "tcc.lock"):
+            for number in range(5):
+                await (await hold(lock, f"{key}{number}")).release()
+            assert lock.bypasses == 5
+            await acl(client, "~tcc:lock:*", "+@all")
+            await hold(lock, key)
+        assert lock.bypasses == 5
+        assert await client.exists(f"tcc:lock:{key}")
+    assert outages(caplog) == ["begins", "ends"]
+    assert "no permissions" in caplog.text
+
+
 async def test_a_flush_at_every_moment_costs_nothing_but_the_lock(own_redis: Redis, make: Make, key: str) -> None:
     lock = make(own_redis.url)
     done = asyncio.Event()

@@ -60,6 +60,12 @@ class Postgres:
         arguments = ("-h", "127.0.0.1", "-p", str(self.port), "-U", _USER, "-d", database, "-Atc", statement)
         return self._run("psql", *arguments)
 
+    def let_in(self, method: str) -> None:
+        """Restart it with another way to let users in: "trust", as in the beginning, or "scram-sha-256"."""
+        self.stop()
+        (self._folder / "data" / "pg_hba.conf").write_text(f"host all all 127.0.0.1/32 {method}\n")
+        self.start()
+
     def stop(self) -> None:
         """End it at once, but cleanly."""
         if self._process is not None:
