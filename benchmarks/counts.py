@@ -53,12 +53,14 @@ class Tally:
         self.numbers = memoryview(self._map).cast("B")[:_NUMBERS_BYTES].cast("Q")
 
     def hop(self, name: str) -> int:
-        """Where the counts of a hop stand: lists there, items after them. The last place is for all that find none."""
+        """Where the counts of a hop stand: lists there, items after them. The last place is for all others."""
         wanted = name.encode()[:_NAME_BYTES]
         for at in range(_HOPS):
+            if at == _HOPS - 1:
+                wanted = b"others"
             start = _NUMBERS_BYTES + at * _NAME_BYTES
             found = self._map[start : start + _NAME_BYTES].rstrip(b"\0")
-            if found == wanted or at == _HOPS - 1:
+            if found == wanted:
                 break
             if not found:
                 self._map[start : start + len(wanted)] = wanted

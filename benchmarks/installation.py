@@ -148,7 +148,8 @@ async def installed(
             ),
             encoding="utf-8",
         )
-        await migrate(config)
+        if workload.log is Store.POSTGRES:  # the embedded log makes its schema itself
+            await migrate(config)
         manager = await start(files["manager"], "tcc", "server", "--json", "--config", str(config))
         counters = Counters(
             {name: Tally(file) for name, file in files.items()},
