@@ -45,10 +45,12 @@ if TYPE_CHECKING:
     from tcc.participant import (
         Branch as Branch,
         ParticipantServer as ParticipantServer,
+        batchable as batchable,
         branch as branch,
     )
 
 _HOME = {
+    "batchable": "tcc.participant",
     "branch": "tcc.participant",
     "Branch": "tcc.participant",
     "BranchRefused": "tcc.errors",

@@ -1,7 +1,8 @@
 """A bank's accounts: money leaves in two steps (kept aside, then gone) and comes in in two (announced, then there).
 
 Each handler is called in the transaction of `fence.session`. It need not think of repeated, late or concurrent calls:
-the fence lets each effect happen once.
+the fence lets each effect happen once. All of them touch that session alone, so calls that come together share one
+transaction.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Accounts(accounts_pb2_grpc.AccountsServicer):
 
     # Money out.
 
+    @tcc.batchable
     async def TryDebit(self, request: pb.DebitRequest, context: Context) -> pb.DebitReply:
         """Keeps the money aside, if there is enough."""
         _check_amount(request.amount)
@@ -41,11 +43,13 @@ class Accounts(accounts_pb2_grpc.AccountsServicer):
             raise tcc.Refused(f"account {request.account} has less than {request.amount} cents available")
         return pb.DebitReply(reservation_id=_reservation(), available=left)
 
+    @tcc.batchable
     async def ConfirmDebit(self, request: pb.DebitRequest, context: Context) -> Empty:
         """The money is gone."""
         await self._change(_account(request.account).values(reserved=A.c.reserved - request.amount))
         return Empty()
 
+    @tcc.batchable
     async def CancelDebit(self, request: pb.DebitRequest, context: Context) -> Empty:
         """The money can be spent again."""
         given_back = {"available": A.c.available + request.amount, "reserved": A.c.reserved - request.amount}
@@ -54,17 +58,20 @@ class Accounts(accounts_pb2_grpc.AccountsServicer):
 
     # Money in.
 
+    @tcc.batchable
     async def TryCredit(self, request: pb.CreditRequest, context: Context) -> pb.CreditReply:
         """Promises to take the money: all that could stand in the way is an unknown account."""
         _check_amount(request.amount)
         await self._check_exists(request.account)
         return pb.CreditReply(reservation_id=_reservation())
 
+    @tcc.batchable
     async def ConfirmCredit(self, request: pb.CreditRequest, context: Context) -> Empty:
         """The money is there."""
         await self._change(_account(request.account).values(available=A.c.available + request.amount))
         return Empty()
 
+    @tcc.batchable
     async def CancelCredit(self, request: pb.CreditRequest, context: Context) -> Empty:
         """Nothing was kept, so there is nothing to give back."""
         return Empty()

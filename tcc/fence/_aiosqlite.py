@@ -1,7 +1,7 @@
 """Working with aiosqlite: each of its connections is a thread, and each word to a thread costs more than the SQL.
 
-So whole pieces of work go over in one hop, and while the fence has a connection, a statement of SQLAlchemy's takes one
-hop instead of three or four.
+So whole pieces of work go over in one hop. While the fence has a connection, a statement of SQLAlchemy's takes one hop
+instead of three or four, and a savepoint goes over with the first statement in it.
 
 A cancelled visit (a caller that is gone, a handler's time that is over) must not leave a connection that holds the
 write lock. So a statement under way is awaited to its end, and closing a connection is never interrupted.
@@ -12,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
-from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 R = TypeVar("R")
+
+Results: TypeAlias = tuple[list[Any], Any, int, int | None]
+"""Rows, description, number of rows touched and last row's id of an executed statement."""
 
 
 async def uninterrupted(work: Coroutine[Any, Any, None]) -> None:
@@ -80,11 +82,39 @@ async def _drained(driver: Any, kept: Sequence[object]) -> None:
     await drained
 
 
-class QuickCursor:
-    """A cursor of aiosqlite's kind, as far as SQLAlchemy uses it: executes and fetches all rows in one hop."""
+class QuickCursors:
+    """Stands in for the `cursor` method of an aiosqlite connection.
+
+    Args:
+        driver: the connection.
+    """
 
     def __init__(self, driver: Any) -> None:
         self._driver = driver
+        self._first: list[str] = []
+
+    def __call__(self) -> QuickCursor:
+        return QuickCursor(self)
+
+    def precede(self, statement: str) -> None:
+        """Has a statement executed before the next one, in the same hop."""
+        self._first.append(statement)
+
+    async def run(self, run: Callable[..., object], statement: str, parameters: object) -> Results:
+        """Executes a statement, and fetches all of its rows."""
+        first, self._first = self._first, []
+        return await on_its_thread(self._driver, _all_of, first, run, statement, parameters)
+
+
+class QuickCursor:
+    """A cursor of aiosqlite's kind, as far as SQLAlchemy uses it.
+
+    Args:
+        cursors: of its connection.
+    """
+
+    def __init__(self, cursors: QuickCursors) -> None:
+        self._cursors = cursors
         self._rows: list[Any] = []
         self._next = 0
         self.description: Any = None
@@ -126,17 +156,23 @@ class QuickCursor:
         return rows
 
     async def _run(self, run: Callable[..., object], statement: str, parameters: object) -> Self:
-        results = await on_its_thread(self._driver, partial(_all_of, run), statement, parameters)
+        results = await self._cursors.run(run, statement, parameters)
         self._rows, self.description, self.rowcount, self.lastrowid = results
         self._next = 0
         return self
 
 
 def _all_of(
-    run: Callable[..., object], connection: sqlite3.Connection, statement: str, parameters: object
-) -> tuple[list[Any], Any, int, int | None]:
+    connection: sqlite3.Connection,
+    first: Sequence[str],
+    run: Callable[..., object],
+    statement: str,
+    parameters: object,
+) -> Results:
     cursor = connection.cursor()
     try:
+        for preceding in first:
+            cursor.execute(preceding)
         run(cursor, statement, parameters)
         rows = cursor.fetchall() if cursor.description else []
         return rows, cursor.description, cursor.rowcount, cursor.lastrowid

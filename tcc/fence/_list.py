@@ -37,7 +37,7 @@ HANDLERS_SHARE: Final = 1.0
 """Seconds that one handler may hold up its list. Then it is stopped and has its whole time to itself, in a transaction
 of its own."""
 
-_STARTS: Final = 0.5
+STARTS_WITHIN: Final = 0.5
 """Seconds after which no more handlers of a list start: they go alone, and what is done is committed."""
 
 
@@ -58,7 +58,7 @@ class ListRun:
         self._now = now
         self._changes: Changes = {}
         self._written = False
-        self._start_by = asyncio.get_running_loop().time() + _STARTS
+        self._start_by = asyncio.get_running_loop().time() + STARTS_WITHIN
 
     async def make(self, listed: Sequence[Listed]) -> list[Verdict | Exception]:
         """Makes the visits, and commits.
@@ -122,7 +122,9 @@ class ListRun:
         try:
             async with asyncio.timeout(HANDLERS_SHARE) as limit:
                 result = await running
-            if not limit.expired():  # it does also where the handler caught its cancellation and went on
+            if one.dropped:
+                return VisitAlone("nobody waits for this visit any more")
+            if not limit.expired():  # it is also where the handler caught its cancellation and went on
                 return result
         except TimeoutError:
             if not limit.expired():

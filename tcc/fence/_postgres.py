@@ -7,10 +7,11 @@ autocommit, so that what its sessions end is bookkeeping and savepoints, never t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
@@ -47,6 +48,20 @@ def prepare(engine: Engine) -> None:
     def check(connection: DBAPIConnection, _entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
         if connection.driver_connection.is_closed():
             raise DisconnectionError("the connection broke while it was not used")
+
+    def savepoint(connection: Connection, name: str) -> None:
+        if not connection.connection.driver_connection.is_in_transaction():  # type: ignore[union-attr]  # it is open
+            ordinary(connection, name)  # SQLAlchemy begins its transaction with the first statement
+            return
+        # Not prepared: there is always another name, and each would take one round trip more to prepare.
+        connection.connection.dbapi_connection.run_async(partial(_savepoint, name))  # type: ignore[union-attr]  # it is open
+
+    ordinary = engine.dialect.do_savepoint
+    engine.dialect.do_savepoint = savepoint  # type: ignore[method-assign]  # a dialect's methods are meant to be set
+
+
+async def _savepoint(name: str, driver: Any) -> None:
+    await driver.execute(f"SAVEPOINT {name}")
 
 
 class PostgresRows:

@@ -134,6 +134,9 @@ def change_to(visit: Visit, record: Record, now: int) -> tuple[Change, tuple[Any
 _SQLITE_BUSY: Final = {5, 6}  # SQLITE_BUSY, SQLITE_LOCKED; their extended codes share the low byte
 _POSTGRES_BUSY: Final = {"55P03", "40001", "40P01"}  # lock_not_available, serialization_failure, deadlock_detected
 
+_POSTGRES_GONE: Final = ("08", "57P")
+"""What the codes of a lost connection and of a server that ends begin with."""
+
 
 @contextmanager
 def own_errors() -> Iterator[None]:
@@ -159,8 +162,12 @@ def momentary(error: Exception) -> FenceBusy | FenceUnavailable | None:
         return error
     if not isinstance(error, DBAPIError):
         # Some errors of a connection that broke in the middle come out of asyncpg as they are, not as SQLAlchemy's.
-        drivers_own = type(error).__module__.partition(".")[0] == "asyncpg"
-        return FenceUnavailable(f"the database's connection broke: {error}") if drivers_own else None
+        if type(error).__module__.partition(".")[0] != "asyncpg":
+            return None
+        code = sqlstate(error)
+        if isinstance(code, str) and not code.startswith(_POSTGRES_GONE):
+            return is_busy(error)
+        return FenceUnavailable(f"the database's connection broke: {error}")
     if error.connection_invalidated:
         return FenceUnavailable(f"the database's connection broke: {error.orig}")
     return is_busy(error.orig)

@@ -18,7 +18,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState, StaticPool
 
 from tcc.errors import UsageError
-from tcc.fence._aiosqlite import QuickCursor, let_statements_end, on_its_thread
+from tcc.fence._aiosqlite import QuickCursors, let_statements_end, on_its_thread
 from tcc.fence._rows import INSERTED, LOOKED_AT, Changes, inserted, own_errors, record_of
 from tcc.fence._seam import FenceBusy, FenceUnavailable, Record, Visit
 
@@ -63,6 +63,16 @@ def prepare(engine: Engine, row_wait: float) -> None:
         if statement:
             connection.exec_driver_sql(statement)
 
+    def savepoint(connection: Connection, name: str) -> None:
+        cursors = connection.connection.driver_connection.cursor  # type: ignore[union-attr]  # there is one: it is open
+        if isinstance(cursors, QuickCursors):
+            cursors.precede(f"SAVEPOINT {name}")
+        else:
+            ordinary(connection, name)
+
+    ordinary = engine.dialect.do_savepoint
+    engine.dialect.do_savepoint = savepoint  # type: ignore[method-assign]  # a dialect's methods are meant to be set
+
 
 def reset_only_what_is_open(engine: Engine) -> None:
     """For an engine whose pool resets nothing: rolls back, at a connection's return, where there is something to."""
@@ -82,7 +92,7 @@ class SqliteRows:
 
     def __init__(self, driver: Any) -> None:
         self._driver = driver
-        driver.cursor = lambda: QuickCursor(driver)
+        driver.cursor = QuickCursors(driver)
 
     async def find(self, visits: Sequence[Visit], now: int) -> Sequence[Record | None]:
         """See `Rows.find`."""

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from tcc.actions import Action, actions_of
 from tcc.errors import UsageError
 from tcc.fence import Phase
+from tcc.participant._batchable import is_batchable
 
 # In quotes: gRPC's classes are generic for type checkers only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -36,6 +37,7 @@ class BoundMethod:
         run: the servicer's coroutine function.
         decode: request from bytes.
         encode: reply to bytes; of a Confirm or Cancel the reply is ignored, and these are no bytes.
+        batchable: it may share its database transaction with others.
     """
 
     action: Action
@@ -44,6 +46,7 @@ class BoundMethod:
     run: Callable[[Any, Any], Awaitable[Any]]
     decode: Callable[[bytes], Any]
     encode: Callable[[Any], bytes]
+    batchable: bool
 
 
 def bind(service: str, lookup: Lookup) -> dict[str, BoundMethod]:
@@ -80,7 +83,7 @@ def _bind(action: Action, phase: Phase, path: str, handler: Handler | None) -> B
     if handler.request_deserializer is None or handler.response_serializer is None:
         raise UsageError(f"{path} is registered without its messages: use the generated add_..._to_server")
     encode = partial(_encode, path, _reply_of(path)) if phase is Phase.TRY else _ignore
-    return BoundMethod(action, phase, path, run, handler.request_deserializer, encode)
+    return BoundMethod(action, phase, path, run, handler.request_deserializer, encode, is_batchable(run))
 
 
 def _reply_of(path: str) -> Descriptor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -19,7 +19,7 @@ import grpc.aio
 
 from tcc import wire
 from tcc.actions import Action
-from tcc.fence import Body, Fence, FenceBusy, FenceUnavailable, Phase, Refusal, Verdict, Visit
+from tcc.fence import Body, Fence, FenceBusy, FenceUnavailable, ListFence, Phase, Refusal, SharedVisits, Verdict, Visit
 from tcc.lock import Busy, Lock
 from tcc.participant._answer import (
     HandlerStopped,
@@ -46,6 +46,8 @@ _FAILURES_BEFORE_REFUSAL: Final = 3
 
 _PB_PHASES: Final = {Phase.CONFIRM: transaction_pb2.PHASE_CONFIRM, Phase.CANCEL: transaction_pb2.PHASE_CANCEL}
 
+_Way: TypeAlias = Callable[[Visit, Body], Awaitable[Verdict]]
+
 Transport: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -70,6 +72,7 @@ class ParticipantRuntime:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._fence = fence
+        self._shared = SharedVisits(fence) if isinstance(fence, ListFence) else None
         self._lock = lock
         self._timeouts = {
             Phase.TRY: min(try_timeout, handler_timeout),
@@ -128,7 +131,8 @@ class ParticipantRuntime:
                 verdict = await self._through(call.visit, refusing(wrong or self._unknown(path)))
                 return try_answer(verdict, self._clock())
             try:
-                verdict = await self._through(call.visit, partial(try_body, method, call, context, self._clock))
+                body = partial(try_body, method, call, context, self._clock)
+                verdict = await self._through(call.visit, body, self._way_of(method))
             except (HandlerStopped, FenceBusy, FenceUnavailable):
                 raise
             except Exception as error:
@@ -218,8 +222,10 @@ class ParticipantRuntime:
     ) -> bytes:
         context = self._context(call, transport)
         try:
-            body = stopping(method) if isinstance(method, Refusal) else partial(run_handler, method, call, context)
-            return settle(outcome, await self._through(call.visit, body))
+            if isinstance(method, Refusal):
+                return settle(outcome, await self._through(call.visit, stopping(method)))
+            body = partial(run_handler, method, call, context)
+            return settle(outcome, await self._through(call.visit, body, self._way_of(method)))
         except HandlerStopped as stopped:
             return settle_stopped(outcome, stopped)
         except FenceBusy as busy:
@@ -233,7 +239,11 @@ class ParticipantRuntime:
         finally:
             context.finish()
 
-    async def _through(self, visit: Visit, body: Body) -> Verdict:
+    def _way_of(self, method: BoundMethod) -> _Way:
+        """How a method's visits are made: in transactions of their own, or in shared ones."""
+        return self._shared.visit if method.batchable and self._shared is not None else self._fence.visit
+
+    async def _through(self, visit: Visit, body: Body, way: _Way | None = None) -> Verdict:
         if self._closing:
             raise FenceBusy("this participant is shutting down", retry_after=1.0)
         self._under_way += 1
@@ -243,7 +253,7 @@ class ParticipantRuntime:
             if isinstance(lock, Busy):
                 raise FenceBusy("another delivery of this branch is being worked on", lock.remaining)
             try:
-                return await self._fence.visit(visit, body)
+                return await (way or self._fence.visit)(visit, body)
             finally:
                 await lock.release()
         finally:

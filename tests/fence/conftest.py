@@ -1,4 +1,7 @@
-"""The fences under test, each made fresh: rows in memory, in an SQLite file, and in PostgreSQL."""
+"""The fences under test, each made fresh: rows in memory, in an SQLite file, and in PostgreSQL.
+
+Those in SQL are tested in both ways: each visit in a transaction of its own, and in lists as for batchable handlers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tcc.fence import Fence, MemoryFence, SqlFence
+from tests.fence.sharing import SharingFence
 from tests.servers.postgres import Postgres
 from tests.servers.running import RunningPostgres
 
@@ -29,9 +33,9 @@ def url(request: pytest.FixtureRequest) -> str:
     return url
 
 
-@pytest.fixture
-async def sql(url: str) -> AsyncIterator[SqlFence]:
-    fence = SqlFence(url)
+@pytest.fixture(params=[SqlFence, SharingFence], ids=["alone", "shared"])
+async def sql(url: str, request: pytest.FixtureRequest) -> AsyncIterator[SqlFence]:
+    fence: SqlFence = request.param(url)
     await fence.create_tables()
     yield fence
     await fence.close()
@@ -40,17 +44,19 @@ async def sql(url: str) -> AsyncIterator[SqlFence]:
 @pytest.fixture
 async def second(url: str, sql: SqlFence) -> AsyncIterator[SqlFence]:
     """Another engine on the database of `sql`, as another process would have."""
-    fence = SqlFence(url)
+    fence = type(sql)(url)
     yield fence
     await fence.close()
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "postgres", "sqlite shared", "postgres shared"])
 async def fence(request: pytest.FixtureRequest) -> AsyncIterator[Fence]:
     if request.param == "memory":
         yield MemoryFence()
         return
-    fence = SqlFence(request.getfixturevalue(f"{request.param}_url"))
+    database, _, shared = request.param.partition(" ")
+    url: str = request.getfixturevalue(f"{database}_url")
+    fence = SharingFence(url) if shared else SqlFence(url)
     await fence.create_tables()
     yield fence
     await fence.close()

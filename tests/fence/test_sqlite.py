@@ -96,17 +96,20 @@ async def test_a_visit_that_is_cancelled_at_any_moment_lets_go_of_the_database_a
 
 
 class LosesReplies:
-    """An `sqlite3.Connection` whose commit is done and then said to have failed."""
+    """An `sqlite3.Connection` whose first commit (or another one) is done and then said to have failed."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, only: int = 1) -> None:
         self._connection = connection
+        self._commits = 0
+        self._only = only
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
     def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
         cursor = self._connection.execute(statement, *parameters)
-        if statement == "COMMIT":
+        self._commits += statement == "COMMIT"
+        if statement == "COMMIT" and self._commits == self._only:
             raise sqlite3.OperationalError("disk I/O error")
         return cursor
 
