@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -81,13 +80,8 @@ def test_tables_show_what_the_results_hold() -> None:
 
 def test_the_terminal_gets_the_same_cells() -> None:
     shown = tables.plain(tables.SPEED, [tables.speed(row(), run().yardstick)])
-    assert shown.split("\n")[1].split() == [
-        "W1",
-        "64",
-        "at",
-        "once",
-        *["2,000", "0.50", "10.0", "20.0", "30.0", "20.0", "0.50", "1.0"],
-    ]
+    cells = "W1|64|at|once|2,000|0.50|10.0|20.0|30.0|20.0|0.50|1.0"
+    assert "|".join(shown.splitlines()[1].split()) == cells
 
 
 def test_targets_are_judged_by_the_ratios() -> None:
@@ -98,14 +92,12 @@ def test_targets_are_judged_by_the_ratios() -> None:
         row("W2", 256),
         row("W7", 64, p50_ms=77.0),
     )
-    judged = {verdict.target.partition(":")[0]: verdict.met for verdict in verdicts(replace(found))}
+    judged = {verdict.target.partition(":")[0]: verdict.met for verdict in verdicts(found)}
     assert judged["W1 at 64"]  # exactly 1.2
     assert not judged["W2 at 64"]  # a little less than half
     assert judged["W7 at 64"]  # exactly 1.1 * (50 + 20)
     assert judged["W2 at 256"]  # the manager's 0.25 ms, which comes after its rate
-    assert [
-        verdict.met for verdict in verdicts(found) if verdict.target == "W1 at 1: p50 at most 6 raw round trips"
-    ] == [True]
+    assert judged["W1 at 1"]  # exactly 6 round trips of 0.5 ms
     assert "W3 at 64" not in judged  # nobody measured it
 
 

@@ -55,7 +55,7 @@ async def through_aiosqlite(path: str) -> None:
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
     for number in (7, 8):
         async with engine.begin() as connection:
-            await connection.execute(text(f"INSERT INTO written VALUES ({number})"))
+            await connection.execute(text("INSERT INTO written VALUES (:number)"), {"number": number})
     await engine.dispose()
 
 
