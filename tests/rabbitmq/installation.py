@@ -23,6 +23,8 @@ from tests.links.participant import HASH, METHODS, REQUEST, Told
 from tests.rabbitmq.ends import QUICK
 
 POLICY = Policy(answer_timeout=1.0, answer_timeout_max=2.0, backoff_max=0.5, record_after=0.2)
+_PUBLISHES = 20
+"""Messages a second that may leave beyond one for each command: repeats leave in lists."""
 
 
 class Service:
@@ -58,6 +60,7 @@ class Installation:
         self.services = services
         self.consumers = consumers
         self.taken: list[str] = []
+        self._began = asyncio.get_running_loop().time()
         self._count = 0
         self._took = asyncio.Event()
 
@@ -76,7 +79,7 @@ class Installation:
         return await self.engine.wait(Key("default", gid), is_final)
 
     async def all_end_confirmed(self, seconds: float = 30.0) -> None:
-        """Waits for the end of everything that has been taken: confirmed at every service, once."""
+        """Waits for the end of everything that has been taken: confirmed at every service, once, in no hot loop."""
         async with asyncio.timeout(seconds):
             taken = list(self.taken)
             ends = await asyncio.gather(*(self.ended(gid) for gid in taken))
@@ -85,6 +88,14 @@ class Installation:
             effects = service.effects()
             assert {gid: effects[f"confirm {gid}"] for gid in taken} == dict.fromkeys(taken, 1)
             assert not [effect for effect in effects if effect.startswith("cancel")]
+        self._no_hot_loop()
+
+    def _no_hot_loop(self) -> None:
+        """Nothing was published but what had to be: a command once, and again once an answer timeout at the most."""
+        seconds = asyncio.get_running_loop().time() - self._began
+        owed = len(self.services) * len(self.taken)
+        assert self.courier.published <= owed + _PUBLISHES * seconds
+        assert self.courier.commands_published <= owed * (1 + seconds / POLICY.answer_timeout)
 
     @asynccontextmanager
     async def traffic(self, clients: int = 8) -> AsyncIterator[None]:
