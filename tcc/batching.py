@@ -77,14 +77,19 @@ class Batcher(Generic[T, R]):
             BatcherClosed: it came after `close`.
             Exception: the item's own result, or what `send` raised.
         """
+        return await self.put(item)
+
+    def put(self, item: T) -> asyncio.Future[R]:
+        """As `submit`, without waiting: its answer comes in the future. Raises BatcherClosed."""
         if self._closed:
             raise BatcherClosed("closed: nothing more is sent")
-        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[R] = loop.create_future()
         key = self._key_of(item) if self._key_of is not None else None
         self._waiting.append(_Waiting(item, self._size_of(item), key, answer))
         if self._sender is None:
-            self._sender = asyncio.create_task(self._send_all(), name="batcher")
-        return await answer
+            self._sender = loop.create_task(self._send_all(), name="batcher")
+        return answer
 
     async def close(self) -> None:
         """Take no more items, and return once everything that was submitted is answered. Idempotent."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,6 +47,6 @@ class TryReply:
 class Caller(Protocol):
     """The seam. Implementations: `tcc_server.caller.grpc`, and the in-process one of `tcc.testing`."""
 
-    async def call(self, call: TryCall) -> TryReply:
+    def call(self, call: TryCall) -> Awaitable[TryReply]:
         """Send the attempt and wait for its end. Never raises for what the participant or the network does: that is
-        a status. A cancelled call may have arrived."""
+        a status. A cancelled call may have arrived. Best a future: a coroutine costs its caller a task."""

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from tcc_server.caller.seam import TryReply
 from tcc_server.core.messages import Signal, TryAnswered
 from tcc_server.core.model import Ask, Key, Transaction
 
@@ -40,7 +41,7 @@ class Live:
         self.tx = tx
         self.inbox: deque[Signal] = deque()
         self.writing = False
-        self.tries: set[asyncio.Task[None]] = set()
+        self.tries: set[asyncio.Future[TryReply]] = set()
         self.enlisting: dict[str, Ask] = {}
         self.trailers: dict[str, Sequence[tuple[str, str | bytes]]] = {}
         self.lost: Exception | None = None
@@ -96,5 +97,9 @@ class Live:
         for _, future in waiters:
             if not future.done():
                 future.set_exception(why)
-        for attempt in self.tries:
+        self.drop_tries()
+
+    def drop_tries(self) -> None:
+        """Stop waiting for the attempts in flight; those that have not left stay here."""
+        for attempt in list(self.tries):
             attempt.cancel()

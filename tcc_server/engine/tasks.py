@@ -16,6 +16,9 @@ class Tasks:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
 
+    def __len__(self) -> int:
+        return len(self._running)
+
     def start(self, work: Coroutine[None, None, None], name: str | None = None) -> asyncio.Task[None]:
         """Run it until it ends or `close` cancels it."""
         task = asyncio.get_running_loop().create_task(work, name=name)

@@ -8,8 +8,9 @@ the row: what another living replica works on is only watched here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import structlog
 
@@ -31,7 +32,7 @@ from tcc_server.core.messages import (
     TryAnswered,
     Write,
 )
-from tcc_server.core.model import Key, State, Status, Transaction
+from tcc_server.core.model import Key, Moment, State, Status, Transaction
 from tcc_server.core.policy import Policy
 from tcc_server.courier.seam import Courier
 from tcc_server.engine import wire_commands
@@ -88,8 +89,10 @@ class Worker:
         self._live: dict[Key, Live] = {}
         self._timers: Timers[Key] = Timers(seams.clock, self._timer_fired)
         self._tasks = Tasks()
-        self._writes = Tasks()
+        self._appends: set[asyncio.Future[None]] = set()
+        self._settling = Tasks()
         self._watching = Watching(seams.log)
+        self._closed = False
         self._abandoned = False
         self._heard: dict[str, float] = {}
         self.silent: set[str] = set()
@@ -108,33 +111,38 @@ class Worker:
         """Take up a new transaction: its begin is written, then its Tries leave."""
         live = self._live[key] = Live(key)
         live.writing = True
-        self._writes.start(self._write(live, answer))
+        self._write(live, answer)
         return live
 
     async def close(self) -> None:
         """Stop: appends under way end, everything else is left to whoever opens the log next."""
+        self._closed = True
         self._timers.close()
+        for live in self:
+            live.drop_tries()
         await self._tasks.close()
         try:
             async with asyncio.timeout(_LAST_WRITES):
-                await self._writes.drain()
+                while self._appends or len(self._settling):
+                    await asyncio.gather(*self._appends, self._settling.drain(), return_exceptions=True)
         except TimeoutError:
             _log.error("appends_abandoned", hint="the log does not answer; the next start settles what is in it")
-            await self._writes.close()
-        await self._watching.close()
-        for live in self:
-            live.end(Draining(live.key))
-        self._live.clear()
+        await self._end(Draining)
 
     async def abandon(self) -> None:
         """Stop at once: this replica counts as dead, and others work on what it worked on."""
-        self._abandoned = True
+        self._closed = self._abandoned = True
         self._timers.close()
         await self._tasks.close()
-        await self._writes.close()
+        await self._end(lambda key: Unsettled(key, _LEASE_LOST))
+
+    async def _end(self, why: Callable[[Key], EngineError]) -> None:
+        for append in self._appends:
+            append.cancel()
+        await self._settling.close()
         await self._watching.close()
         for live in self:
-            live.end(Unsettled(live.key, _LEASE_LOST))
+            live.end(why(live.key))
         self._live.clear()
 
     # One signal after the other
@@ -156,7 +164,7 @@ class Worker:
                 return
             if answer.write:
                 live.writing = True
-                self._writes.start(self._write(live, answer))
+                self._write(live, answer)
                 return
             live.tx = answer.after
             self._perform(live, answer.effects)
@@ -164,21 +172,50 @@ class Worker:
             self._timers.set(live.key, next_wake(live.tx, self._policy))
             live.tell()
 
-    async def _write(self, live: Live, answer: Answer) -> None:
-        """Append, then act."""
+    def _write(self, live: Live, answer: Answer) -> None:
+        """Append; what is to be done about it is done once that is over."""
         try:
             row = self._row(answer)
-            await self._append(row)
-        except LogConflict as conflict:
-            self._lose(live, conflict)
-            return
-        except LogRejected as rejected:
-            self._rejected(live, rejected)
-            return
         except Exception:
             _log.exception("transaction_poisoned", gid=live.key.gid)
             self._give_up(live)
             return
+        append = asyncio.ensure_future(self._seams.log.append(row))
+        self._appends.add(append)
+        append.add_done_callback(partial(self._appended, live, answer, row))
+
+    def _appended(self, live: Live, answer: Answer, row: Row, append: asyncio.Future[None]) -> None:
+        self._appends.discard(append)
+        if append.cancelled():
+            return  # closing
+        error = append.exception()
+        if isinstance(error, LogUnknown):
+            self._settling.start(self._settle(live, answer, row, error))
+        else:
+            self._verdict(live, answer, row, error)
+
+    async def _settle(self, live: Live, answer: Answer, row: Row, unknown: LogUnknown) -> None:
+        error: Exception | None = None
+        try:
+            await self._append(row, unknown)
+        except Exception as raised:
+            error = raised
+        self._verdict(live, answer, row, error)
+
+    def _verdict(self, live: Live, answer: Answer, row: Row, error: BaseException | None) -> None:
+        match error:
+            case None:
+                self._written(live, answer, row)
+            case LogConflict():
+                self._lose(live, error)
+            case LogRejected():
+                self._rejected(live, error)
+            case _:
+                _log.error("transaction_poisoned", gid=live.key.gid, exc_info=error)
+                self._give_up(live)
+
+    def _written(self, live: Live, answer: Answer, row: Row) -> None:
+        """It is durable: act."""
         if self._live.get(live.key) is not live:
             return  # forgotten meanwhile; whoever took it up reads what was written
         was_decided = live.tx is not None and live.tx.decision is not None
@@ -207,15 +244,22 @@ class Worker:
             said["tcc.cancel_reason"] = tx.cancel_reason.name
         self._seams.tracing.happened("tcc decide", TraceParent(tx.traceparent, tx.tracestate), said)
 
-    async def _append(self, row: Row) -> None:
-        """Append until it is known what became of it. Raises LogConflict, LogRejected; Unsettled once abandoned."""
+    async def _append(self, row: Row, unknown: LogUnknown | None = None) -> None:
+        """Append until it is known what became of it. Raises LogConflict, LogRejected; Unsettled once abandoned.
+
+        Args:
+            unknown: what was heard of an append of this row so far.
+        """
         wait = _SETTLE_FIRST
         while True:
             try:
-                await self._seams.log.append(row)
-                return
-            except LogUnknown as unknown:
-                _log.warning("append_unknown", gid=row.key.gid, version=row.version, error=str(unknown))
+                if unknown is None:
+                    await self._seams.log.append(row)
+                    return
+            except LogUnknown as error:
+                unknown = error
+            _log.warning("append_unknown", gid=row.key.gid, version=row.version, error=str(unknown))
+            unknown = None
             if self._abandoned:
                 raise Unsettled(row.key, _LEASE_LOST)
             # Only a read that shows our write_id settles it; one that does not, proves nothing until the version
@@ -254,16 +298,15 @@ class Worker:
                         self.silent.add(tx.branches[position].ask.participant)
                     commands.append(wire_commands.command(tx, position, attempt, self._seams.bridged))
                 case SendTry(position, attempt, timeout):
-                    task = self._tasks.start(self._try(live, tx, position, attempt, timeout))
-                    live.tries.add(task)
-                    task.add_done_callback(live.tries.discard)
+                    self._try(live, tx, position, attempt, timeout)
                 case DropTries():
-                    for attempt_task in list(live.tries):
-                        attempt_task.cancel()
+                    live.drop_tries()
         if commands:
             self._seams.courier.send(commands)
 
-    async def _try(self, live: Live, tx: Transaction, position: int, attempt: int, timeout: float) -> None:
+    def _try(self, live: Live, tx: Transaction, position: int, attempt: int, timeout: float) -> None:
+        if self._closed:
+            return
         ask = tx.branches[position].ask
         sent = self._seams.clock.now()
         call = TryCall(
@@ -274,21 +317,30 @@ class Worker:
             deadline_at=tx.deadline_at,
             trace=TraceParent(tx.traceparent, tx.tracestate),
         )
-        try:
-            answer = await self._seams.caller.call(call)
-        except Exception:
-            _log.exception("caller_failed", gid=live.key.gid, step=ask.step)
+        trying = asyncio.ensure_future(self._seams.caller.call(call))
+        live.tries.add(trying)
+        trying.add_done_callback(partial(self._tried, live, ask.step, attempt, sent))
+
+    def _tried(self, live: Live, step: str, attempt: int, sent: Moment, trying: asyncio.Future[TryReply]) -> None:
+        live.tries.discard(trying)
+        if trying.cancelled():
+            return
+        error = trying.exception()
+        if error is None:
+            answer = trying.result()
+        else:
+            _log.error("caller_failed", gid=live.key.gid, step=step, exc_info=error)
             answer = TryReply(Status(_UNKNOWN, "the manager failed at this call: its log says why"))
         status = answer.status
         marked = answer.marked
         if live.held + len(answer.reply) > self._payload_limit:
             message = f"the reply has {len(answer.reply)} bytes, more than the transaction's limit leaves"
             status, marked = Status(_OUT_OF_RANGE, message), False  # it is reserved, so Cancel must be sent
-        live.trailers[ask.step] = answer.trailers
+        live.trailers[step] = answer.trailers
         self.signal(
             live,
             TryAnswered(
-                step=ask.step,
+                step=step,
                 attempt=attempt,
                 status=status,
                 marked=marked,

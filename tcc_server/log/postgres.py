@@ -21,7 +21,7 @@ from tcc_server.log import postgres_statements, statements
 from tcc_server.log.lease import Lease
 from tcc_server.log.migrate import prepare_postgres
 from tcc_server.log.postgres_database import PostgresDatabase, is_of_one_row, is_undone
-from tcc_server.log.rules import check_page_size, make_token, problem_with, read_token, size_of
+from tcc_server.log.rules import check_page_size, failed, make_token, problem_with, read_token, size_of
 from tcc_server.log.seam import Filter, LogError, LogRejected, LogUnavailable, LogUnknown, Page, Row
 
 _Result = TypeVar("_Result")
@@ -109,16 +109,16 @@ class PostgresLog:
         """Returns once the lease has lapsed."""
         await self._lease.lapsed()
 
-    async def append(self, row: Row) -> None:
+    def append(self, row: Row) -> Awaitable[None]:
         """Write one row with the next group."""
         if (problem := problem_with(row)) is not None:
-            raise LogRejected(problem)
+            return failed(LogRejected(problem))
         if not self._is_open:
-            raise LogUnknown("the log is not open")
+            return failed(LogUnknown("the log is not open"))
         try:
-            await self._batcher.submit(row)
+            return self._batcher.put(row)
         except BatcherClosed:
-            raise LogUnknown("the log is closed") from None
+            return failed(LogUnknown("the log is closed"))
 
     async def load(self, keys: Collection[Key]) -> dict[Key, Row]:
         """The rows of those keys that exist."""

@@ -6,7 +6,7 @@ replica, whose id it writes as `owner` of the rows it appends or adopts.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,8 +119,8 @@ class Log(Protocol):
         That is final: drop everything, and open a new log under a new id. Never returns where nobody else could write.
         """
 
-    async def append(self, row: Row) -> None:
-        """Write one row; returns once it is durable.
+    def append(self, row: Row) -> Awaitable[None]:
+        """Write one row; over once it is durable. Best a future: a coroutine costs its caller a task.
 
         The same append again (same version and write_id) succeeds while nothing was written over it.
 

@@ -9,7 +9,7 @@ database synchronously: a group costs one hop to the thread and back, where a dr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -23,7 +23,7 @@ from tcc.batching import Batcher, BatcherClosed
 from tcc_server.core.model import Key
 from tcc_server.log import statements
 from tcc_server.log.migrate import path_of, prepare
-from tcc_server.log.rules import ADOPTED, check_page_size, make_token, problem_with, read_token, size_of
+from tcc_server.log.rules import ADOPTED, check_page_size, failed, make_token, problem_with, read_token, size_of
 from tcc_server.log.seam import Filter, LogError, LogRejected, LogUnavailable, LogUnknown, Page, Row
 from tcc_server.log.sqlite_file import SqliteFile, explain
 
@@ -96,16 +96,16 @@ class SqliteLog:
         """Never returns: the file's lock is this process's until it ends."""
         await asyncio.Event().wait()
 
-    async def append(self, row: Row) -> None:
+    def append(self, row: Row) -> Awaitable[None]:
         """Write one row with the next group."""
         if (problem := problem_with(row)) is not None:
-            raise LogRejected(problem)
+            return failed(LogRejected(problem))
         if not self._is_open:
-            raise LogUnknown("the log is not open")
+            return failed(LogUnknown("the log is not open"))
         try:
-            await self._batcher.submit(row)
+            return self._batcher.put(row)
         except BatcherClosed:
-            raise LogUnknown("the log is closed") from None
+            return failed(LogUnknown("the log is closed"))
 
     async def load(self, keys: Collection[Key]) -> dict[Key, Row]:
         """The rows of those keys that exist."""

@@ -77,6 +77,7 @@ async def test_nothing_is_begun_beyond_the_bound_and_what_was_begun_still_answer
     shell.participants.answer_all()
     assert (await again).key == key(0)
     await asyncio.gather(*calls)
+    await shell.quiet()
     assert (await shell.execute(ask("a"), key=key(3))).key == key(3)
     await shell.engine.close()
 

@@ -195,7 +195,7 @@ async def test_successive_appends_of_one_key_succeed_also_beside_a_conflict_of_a
 
 
 async def test_a_cancelled_append_harms_no_other(log: Log) -> None:
-    tasks = [asyncio.create_task(log.append(new_row(f"t-{number}"))) for number in range(100)]
+    tasks = [asyncio.ensure_future(log.append(new_row(f"t-{number}"))) for number in range(100)]
     await asyncio.sleep(0)
     for task in tasks[::3]:
         task.cancel()
@@ -216,7 +216,7 @@ async def test_what_was_acknowledged_is_there_after_a_restart(place: Place) -> N
 async def test_close_finishes_what_was_appended(place: Place) -> None:
     log = await place.start("first")
     rows = [new_row(f"t-{number}") for number in range(200)]
-    tasks = [asyncio.create_task(log.append(row)) for row in rows]
+    tasks = [asyncio.ensure_future(log.append(row)) for row in rows]
     await asyncio.sleep(0)
     await log.close()
     verdicts = await asyncio.gather(*tasks, return_exceptions=True)

@@ -149,7 +149,7 @@ async def test_reads_do_not_wait_for_a_write_under_way(log: SqliteLog) -> None:
         go.wait(30)
 
     event.listen(log._file._writers, "commit", hold)
-    writing = asyncio.create_task(log.append(new_row("t-2")))
+    writing = asyncio.ensure_future(log.append(new_row("t-2")))
     try:
         await asyncio.to_thread(begun.wait, 30)
         page = await log.list(Filter("default"), 10)

@@ -35,23 +35,20 @@ def confirm_goes_over_what_is_unknown(patch: pytest.MonkeyPatch) -> None:
 def effects_before_the_write(patch: pytest.MonkeyPatch) -> None:
     write = worker.Worker._write
 
-    async def eager(self: worker.Worker, live: Any, answer: Answer) -> None:
+    def eager(self: worker.Worker, live: Any, answer: Answer) -> None:
         before, live.tx = live.tx, answer.after
         self._perform(live, answer.effects)
         live.tx = before
-        await write(self, live, answer)
+        write(self, live, answer)
 
     patch.setattr(worker.Worker, "_write", eager)
 
 
 def an_unknown_append_counts_as_done(patch: pytest.MonkeyPatch) -> None:
-    async def hopeful(self: worker.Worker, row: Any) -> None:
-        try:
-            await self._seams.log.append(row)
-        except LogUnknown:
-            return
+    async def hopeful(self: worker.Worker, live: Any, answer: Answer, row: Any, unknown: LogUnknown) -> None:
+        self._verdict(live, answer, row, None)
 
-    patch.setattr(worker.Worker, "_append", hopeful)
+    patch.setattr(worker.Worker, "_settle", hopeful)
 
 
 def a_command_is_sent_once(patch: pytest.MonkeyPatch) -> None:

@@ -153,8 +153,13 @@ class Manager:
             return
         self._world.kills += 1
         await self._courier.close()
-        engine._worker._timers.close()
-        for tasks in (engine._worker._tasks, engine._worker._writes):
+        dying = engine._worker
+        dying._timers.close()
+        for live in dying:
+            live.drop_tries()
+        for append in dying._appends:
+            append.cancel()
+        for tasks in (dying._tasks, dying._settling):
             await tasks.close()
         await engine.close()
         await self._log.close()
