@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-_WIDTH, _HEIGHT = 720, 420
-_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 190, 44, 52
+_WIDTH, _HEIGHT = 760, 420
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 230, 44, 52
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a6761d", "#56b4e9", "#7f7f7f", "#e69f00")
 """Told apart also by those who see fewer colours (Okabe and Ito's)."""
 _LABEL_GAP = 15.0
@@ -50,8 +50,8 @@ class Chart:
         x, x_ticks = _axis([across for across, _ in points], _LEFT, _WIDTH - _RIGHT, log=True)
         y, y_ticks = _axis(heights, _HEIGHT - _BOTTOM, _TOP, log=self.log_up)
         parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-            'font-family="system-ui, sans-serif" font-size="13">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
+            f'viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="system-ui, sans-serif" font-size="13">',
             f"<title>{escape(self.title)}</title>",
             f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>',
             _text(_LEFT, 24, self.title, size=15, weight="600"),
@@ -81,11 +81,22 @@ class Chart:
             parts += [f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="3.2" fill="{colour}"/>' for cx, cy in drawn]
             if drawn:
                 ends.append((drawn[-1][1], line.name, colour))
-        lowest = -math.inf
-        for height, name, colour in sorted(ends):
-            lowest = max(height, lowest + _LABEL_GAP)
-            parts.append(_text(_WIDTH - _RIGHT + 10, lowest + 4, name, colour=colour))
+        ends.sort()
+        for place, (_, name, colour) in zip(_apart([height for height, _, _ in ends]), ends, strict=True):
+            parts.append(_text(_WIDTH - _RIGHT + 10, place + 4, name, colour=colour))
         return parts
+
+
+def _apart(heights: Sequence[float]) -> list[float]:
+    """Places for labels near these heights, from the top down, that do not cover each other or leave the picture."""
+    places: list[float] = []
+    for height in heights:
+        places.append(max(height, places[-1] + _LABEL_GAP) if places else height)
+    lowest = float(_HEIGHT - _BOTTOM)
+    for at in reversed(range(len(places))):
+        places[at] = min(places[at], lowest)
+        lowest = places[at] - _LABEL_GAP
+    return places
 
 
 def _axis(

@@ -11,7 +11,7 @@ import argparse
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 from opentelemetry.trace import TracerProvider
@@ -24,13 +24,6 @@ from services.accounts.v1 import accounts_pb2 as pb
 from services.accounts.v1.accounts_pb2_grpc import AccountsServicer, add_AccountsServicer_to_server
 from tcc.tracing.export import Exporter
 
-_Handler = TypeVar("_Handler")
-
-
-def touches_only_its_session(handler: _Handler) -> _Handler:
-    """Marks the handlers of which many may share a database transaction. So far nobody asks for the mark."""
-    return handler
-
 
 class Nothing(AccountsServicer):
     """Reserves, confirms and cancels nothing; refuses `REFUSED_ACCOUNT`.
@@ -42,32 +35,32 @@ class Nothing(AccountsServicer):
     def __init__(self, wait: float) -> None:
         self._wait = wait
 
-    @touches_only_its_session
+    @tcc.batchable
     async def TryDebit(self, request: pb.DebitRequest, context: Any) -> pb.DebitReply:
         await self._work(request.account)
         return pb.DebitReply()
 
-    @touches_only_its_session
+    @tcc.batchable
     async def ConfirmDebit(self, request: pb.DebitRequest, context: Any) -> Empty:
         await self._work()
         return Empty()
 
-    @touches_only_its_session
+    @tcc.batchable
     async def CancelDebit(self, request: pb.DebitRequest, context: Any) -> Empty:
         await self._work()
         return Empty()
 
-    @touches_only_its_session
+    @tcc.batchable
     async def TryCredit(self, request: pb.CreditRequest, context: Any) -> pb.CreditReply:
         await self._work(request.account)
         return pb.CreditReply()
 
-    @touches_only_its_session
+    @tcc.batchable
     async def ConfirmCredit(self, request: pb.CreditRequest, context: Any) -> Empty:
         await self._work()
         return Empty()
 
-    @touches_only_its_session
+    @tcc.batchable
     async def CancelCredit(self, request: pb.CreditRequest, context: Any) -> Empty:
         await self._work()
         return Empty()

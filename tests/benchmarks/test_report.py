@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -118,6 +119,16 @@ def test_higher_figures_are_drawn_higher() -> None:
     heights = [height for _, height in points]
     assert heights == sorted(heights, reverse=True)
     assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.2)
+
+
+def test_names_of_lines_that_end_together_do_not_cover_each_other() -> None:
+    lines = [Line(f"line {number}", [(1, 1.0), (2, 1.0)]) for number in range(8)]
+    drawing = ElementTree.fromstring(Chart("t", "x", "y", [*lines, Line("high", [(1, 900.0)])]).to_svg())  # noqa: S314  our own
+    heights = sorted(
+        float(text.attrib["y"]) for text in drawing.iter(f"{_SVG}text") if (text.text or "").startswith("line ")
+    )
+    assert min(below - above for above, below in pairwise(heights)) >= 13
+    assert heights[-1] < float(drawing.attrib["height"])
 
 
 @pytest.mark.parametrize("points", [[], [(0, 1.0)]])
