@@ -12,6 +12,7 @@ import grpc.aio
 
 K = TypeVar("K", bound=Hashable)
 A = TypeVar("A")
+R = TypeVar("R")
 
 LIST_ITEMS: Final = 512
 LIST_BYTES: Final = 1024 * 1024
@@ -43,9 +44,33 @@ class StreamEnded(Exception):
         self.trailers = trailers
 
 
-def _run_out(future: asyncio.Future[Any]) -> None:
-    if not future.done():
-        future.set_exception(TimeoutError())
+def _as_it_is(answer: A | Exception) -> A:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+class _Asked(Generic[K, A, R]):
+    """An item that waits to leave, or for its answer."""
+
+    __slots__ = ("future", "item", "key", "read", "timer")
+
+    def __init__(self, key: K, item: bytes, read: Callable[[A | Exception], R], future: asyncio.Future[R]) -> None:
+        self.key = key
+        self.item = item
+        self.read = read
+        self.future = future
+        self.timer: asyncio.TimerHandle | None = None
+
+    def answer(self, answer: A | Exception) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.future.done():
+            return
+        try:
+            self.future.set_result(self.read(answer))
+        except Exception as error:
+            self.future.set_exception(error)
 
 
 def _is_told_to_end() -> bool:
@@ -80,6 +105,7 @@ class ListStream(Generic[K, A]):
         max_bytes: of one list; an item larger than this goes alone.
 
     Attributes:
+        works: the server has answered here before.
         lists: that were sent.
         items: that were sent in them.
     """
@@ -96,12 +122,13 @@ class ListStream(Generic[K, A]):
         self._answers = answers
         self._max_items = max_items
         self._max_bytes = max_bytes
-        self._waiting: deque[tuple[K, bytes, asyncio.Future[A]]] = deque()
-        self._asked: dict[K, asyncio.Future[A]] = {}
+        self._waiting: deque[_Asked[K, A, Any]] = deque()
+        self._asked: dict[K, _Asked[K, A, Any]] = {}
         self._sender: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._missing_until = 0.0
         self._closed = False
+        self.works = False
         self.lists = 0
         self.items = 0
 
@@ -122,28 +149,31 @@ class ListStream(Generic[K, A]):
             NotOffered: the server has no such stream, and did not look at the item.
             StreamEnded, TimeoutError: nobody knows what became of it.
         """
-        if self._closed:
-            raise StreamEnded(grpc.StatusCode.CANCELLED, "the stream was closed")
+        return await self.put(key, item, timeout, _as_it_is)
+
+    def put(self, key: K, item: bytes, timeout: float, read: Callable[[A | Exception], R]) -> asyncio.Future[R]:
+        """As `ask`, without waiting.
+
+        Args:
+            read: makes the future's result of the answer, or of what `ask` would raise; may raise itself.
+        """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[A] = loop.create_future()
-        self._waiting.append((key, item, future))
+        asked: _Asked[K, A, R] = _Asked(key, item, read, loop.create_future())
+        if self._closed:
+            asked.answer(StreamEnded(grpc.StatusCode.CANCELLED, "the stream was closed"))
+            return asked.future
+        asked.timer = loop.call_later(timeout, self._run_out, asked)
+        self._waiting.append(asked)
         if self._sender is None:
             self._sender = loop.create_task(self._run(), name="list-stream")
         else:
             self._wake()
-        timer = loop.call_later(timeout, _run_out, future)
-        try:
-            return await future
-        except StreamEnded as ended:
-            if ended.code is not grpc.StatusCode.UNIMPLEMENTED:
-                raise
-            self._missing_until = loop.time() + _ASK_AGAIN
-            raise NotOffered from None
-        except (TimeoutError, asyncio.CancelledError):
-            self._asked.pop(key, None)
-            raise
-        finally:
-            timer.cancel()
+        return asked.future
+
+    def _run_out(self, asked: _Asked[K, A, Any]) -> None:
+        if self._asked.get(asked.key) is asked:
+            del self._asked[asked.key]
+        asked.answer(TimeoutError())
 
     async def close(self) -> None:
         """Ends the stream; what is unanswered is unknown. Idempotent."""
@@ -162,12 +192,16 @@ class ListStream(Generic[K, A]):
             ended = await self._one_stream()
         finally:
             self._sender = None
-            left = [future for _, _, future in self._waiting] if self._closed else []
-            left += self._asked.values()
+            left = list(self._asked.values())
             self._asked.clear()
-            for future in left:
-                if not future.done():
-                    future.set_exception(ended)
+            if self._closed:
+                left += self._waiting
+            why: Exception = ended
+            if ended.code is grpc.StatusCode.UNIMPLEMENTED:
+                self._missing_until = asyncio.get_running_loop().time() + _ASK_AGAIN
+                why = NotOffered()
+            for asked in left:
+                asked.answer(why)
         if self._waiting:  # never sent: they go out on a stream of their own
             self._sender = asyncio.get_running_loop().create_task(self._run(), name="list-stream")
 
@@ -207,25 +241,26 @@ class ListStream(Generic[K, A]):
         size = 0
         waiting = self._waiting
         while waiting and len(batch) < self._max_items:
-            key, item, future = waiting[0]
-            if not future.done():
-                if batch and size + len(item) > self._max_bytes:
+            asked = waiting[0]
+            if not asked.future.done():
+                if batch and size + len(asked.item) > self._max_bytes:
                     break
-                self._asked[key] = future
-                batch.append(item)
-                size += len(item)
+                self._asked[asked.key] = asked
+                batch.append(asked.item)
+                size += len(asked.item)
             waiting.popleft()
         return batch
 
     async def _read(self, call: grpc.aio.StreamStreamCall[bytes, Any]) -> StreamEnded:
         """Hands out answers until the stream ends; gives why it did."""
-        asked = self._asked
+        under_way = self._asked
         try:
             while (message := await call.read()) is not grpc.aio.EOF:
                 for key, answer in self._answers(message):
-                    future = asked.pop(key, None)
-                    if future is not None and not future.done():
-                        future.set_result(answer)
+                    asked = under_way.pop(key, None)
+                    if asked is not None:
+                        asked.answer(answer)
+                self.works = True
             trailers = tuple(await call.trailing_metadata() or ())
             return StreamEnded(await call.code(), await call.details() or "the stream was ended", trailers)
         except grpc.aio.AioRpcError as error:

@@ -5,12 +5,16 @@ How a call ended becomes an outcome by CONTRACT.md, "Outcomes of Confirm and Can
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from contextlib import AbstractContextManager
+from functools import partial
+
 import grpc
 import grpc.aio
 
 from tcc import wire
 from tcc.streams import NotOffered, StreamEnded
-from tcc.tracing import Tags, TraceParent, Tracing
+from tcc.tracing import Rpc, Tags, TraceParent, Tracing
 from tcc.v1 import transaction_pb2
 from tcc.v1.participant_pb2 import Command, Outcome
 from tcc_server.caller import metadata
@@ -30,23 +34,41 @@ class CommandCaller:
         self._tracing = tracing or Tracing()
         self._streams = streams
 
-    async def call(self, command: Command, timeout: float) -> Outcome:
-        """Call the command's method; whatever happens within `timeout` seconds is an outcome."""
+    def call(self, command: Command, timeout: float) -> Awaitable[Outcome]:
+        """Send the command; whatever happens within `timeout` seconds is an outcome."""
         confirm = command.phase == transaction_pb2.PHASE_CONFIRM
         path = command.methods.confirm_method if confirm else command.methods.cancel_method
         try:
             streams = self._channels.streams(command.participant)
         except KeyError:
-            return not_configured(command)
+            return _at_once(not_configured(command))
         tags = Tags(
             command.gid, command.branch, "confirm" if confirm else "cancel", command.attempt, command.participant
         )
-        with self._tracing.call(path, TraceParent(command.traceparent, command.tracestate), tags) as span:
-            outcome = await _streamed(streams, command, span.trace, timeout) if self._streams else None
-            if outcome is None:
+        begun = self._tracing.call(path, TraceParent(command.traceparent, command.tracestate), tags)
+        if not (self._streams and streams.take_commands):
+            return self._find_out(streams, command, path, timeout, begun)
+        span = begun.__enter__()
+        command.traceparent, command.tracestate = span.trace
+        return streams.put_command(command, timeout, partial(_ended, command, timeout, begun, span))
+
+    async def _find_out(
+        self, streams: Streams, command: Command, path: str, timeout: float, begun: AbstractContextManager[Rpc]
+    ) -> Outcome:
+        """The command as an item of a list, and as a call of its method where the participant takes no lists."""
+        with begun as span:
+            try:
+                if not self._streams:
+                    raise NotOffered
+                sent = Command()
+                sent.CopyFrom(command)
+                sent.traceparent, sent.tracestate = span.trace
+                outcome = await streams.command(sent, timeout)
+            except NotOffered:
                 outcome = await self._unary(command, path, span.trace, timeout)
-            span.ended(wire.STATUS_BY_NUMBER[outcome.code], outcome.message)
-            span.say("tcc.outcome", transaction_pb2.OutcomeKind.Name(outcome.kind).removeprefix("OUTCOME_KIND_"))
+            except (TimeoutError, StreamEnded) as error:
+                outcome = _unanswered(command, timeout, error)
+            _say(span, outcome)
         return outcome
 
     async def _unary(self, command: Command, path: str, trace: TraceParent, timeout: float) -> Outcome:
@@ -62,21 +84,34 @@ class CommandCaller:
         return outcome
 
 
-async def _streamed(streams: Streams, command: Command, trace: TraceParent, timeout: float) -> Outcome | None:
-    """The command as an item of a list; None where the participant takes none."""
-    sent = Command()
-    sent.CopyFrom(command)
-    sent.traceparent, sent.tracestate = trace
-    try:
-        return await streams.command(sent, timeout)
-    except NotOffered:
-        return None
-    except TimeoutError:
-        outcome = _of(command)
+def _ended(
+    command: Command, timeout: float, begun: AbstractContextManager[Rpc], span: Rpc, answer: Outcome | Exception
+) -> Outcome:
+    outcome = _unanswered(command, timeout, answer) if isinstance(answer, Exception) else answer
+    _say(span, outcome)
+    begun.__exit__(None, None, None)
+    return outcome
+
+
+def _say(span: Rpc, outcome: Outcome) -> None:
+    if span.span.is_recording():
+        span.ended(wire.STATUS_BY_NUMBER.get(outcome.code, grpc.StatusCode.UNKNOWN), outcome.message)
+        span.say("tcc.outcome", transaction_pb2.OutcomeKind.Name(outcome.kind).removeprefix("OUTCOME_KIND_"))
+
+
+def _unanswered(command: Command, timeout: float, error: Exception) -> Outcome:
+    outcome = _of(command)
+    if isinstance(error, TimeoutError):
         _read_failure(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {timeout:g} s", (), outcome)
-    except StreamEnded as ended:
-        outcome = _of(command)
-        _read_failure(grpc.StatusCode.UNAVAILABLE, ended.details, ended.trailers, outcome)
+    elif isinstance(error, StreamEnded):
+        _read_failure(grpc.StatusCode.UNAVAILABLE, error.details, error.trailers, outcome)
+    else:
+        text = "the participant takes no commands in lists any more"
+        _read_failure(grpc.StatusCode.UNAVAILABLE, text, (), outcome)
+    return outcome
+
+
+async def _at_once(outcome: Outcome) -> Outcome:
     return outcome
 
 

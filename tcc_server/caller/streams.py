@@ -6,7 +6,7 @@ A server that has no streams is called method by method.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias, TypeVar
 
 import grpc
@@ -18,6 +18,7 @@ from tcc.v1.participant_pb2 import Command, Outcome, TryStreamRequest, TryStream
 
 _SERVICE: Final = "/tcc.v1.Participant/"
 M = TypeVar("M")
+R = TypeVar("R")
 _Opens: TypeAlias = grpc.aio.StreamStreamMultiCallable[bytes, M]
 CommandKey: TypeAlias = tuple[str, str, str, int, int]
 
@@ -36,6 +37,16 @@ class Streams:
         self._commands: ListStream[CommandKey, Outcome] = ListStream(commands, _outcomes)
         self._count = 0
 
+    @property
+    def take_tries(self) -> bool:
+        """Tries were answered here before, and none was turned away lately."""
+        return self._tries.works and self._tries.offered
+
+    @property
+    def take_commands(self) -> bool:
+        """The same of commands."""
+        return self._commands.works and self._commands.offered
+
     async def attempt(self, item: TryStreamRequest.Item, timeout: float) -> TryStreamResponse.Item:
         """One Try; its id is given here.
 
@@ -45,15 +56,31 @@ class Streams:
         """
         if not self._tries.offered:
             raise NotOffered
-        self._count += 1
-        item.id = self._count
+        item.id = self._next()
         return await self._tries.ask(item.id, item.SerializeToString(), timeout)
+
+    def put_try(
+        self, item: TryStreamRequest.Item, timeout: float, read: Callable[[TryStreamResponse.Item | Exception], R]
+    ) -> asyncio.Future[R]:
+        """As `attempt`, without waiting; see `ListStream.put`."""
+        item.id = self._next()
+        return self._tries.put(item.id, item.SerializeToString(), timeout, read)
 
     async def command(self, command: Command, timeout: float) -> Outcome:
         """One command. Raises as `attempt`."""
         if not self._commands.offered:
             raise NotOffered
         return await self._commands.ask(_key(command), command.SerializeToString(), timeout)
+
+    def put_command(
+        self, command: Command, timeout: float, read: Callable[[Outcome | Exception], Outcome]
+    ) -> asyncio.Future[Outcome]:
+        """As `command`, without waiting; see `ListStream.put`."""
+        return self._commands.put(_key(command), command.SerializeToString(), timeout, read)
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
 
     async def close(self) -> None:
         """End both; what is under way is unknown."""

@@ -6,7 +6,7 @@ Participants do not wait for each other: every one has its own line and its own 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 
 from tcc.tracing import Tracing
@@ -58,9 +58,9 @@ class DirectCourier:
         for line in lines.values():
             await line.close()
 
-    async def call(self, command: Command) -> Outcome:
-        """Call the command's method; whatever happens is an outcome."""
-        return await self._calls.call(command, self._call_timeout)
+    def call(self, command: Command) -> Awaitable[Outcome]:
+        """Send the command; whatever happens is an outcome."""
+        return self._calls.call(command, self._call_timeout)
 
     def tell(self, outcome: Outcome) -> None:
         """Give an outcome to the sink."""
@@ -75,7 +75,7 @@ class _Line:
         self._courier = courier
         self._bound = calls_in_flight
         self._waiting: dict[_Branch, Command] = {}
-        self._called: dict[_Branch, asyncio.Task[None]] = {}
+        self._called: dict[_Branch, asyncio.Future[Outcome]] = {}
 
     def put(self, command: Command) -> None:
         branch = (command.namespace, command.gid, command.branch)
@@ -95,19 +95,16 @@ class _Line:
         while self._waiting and len(self._called) < self._bound:
             branch = next(iter(self._waiting))
             command = self._waiting.pop(branch)
-            task = asyncio.create_task(self._carry(branch, command))
-            self._called[branch] = task
-            task.add_done_callback(partial(self._ended, branch))
+            call = asyncio.ensure_future(self._courier.call(command))
+            self._called[branch] = call
+            call.add_done_callback(partial(self._ended, branch))
 
-    async def _carry(self, branch: _Branch, command: Command) -> None:
-        outcome = await self._courier.call(command)
+    def _ended(self, branch: _Branch, call: asyncio.Future[Outcome]) -> None:
         # Before the outcome is told: whoever hears it may send the next attempt at once.
-        self._called.pop(branch, None)
-        self._courier.tell(outcome)
-
-    def _ended(self, branch: _Branch, task: asyncio.Task[None]) -> None:
-        if self._called.get(branch) is task:
+        if self._called.get(branch) is call:
             del self._called[branch]
-        self._fill()
-        if not task.cancelled():
-            task.result()  # a call does not raise; should it ever, the loop's exception handler says so
+        if self._waiting:
+            self._fill()
+        if not call.cancelled():
+            # A call does not raise; should it ever, the loop's exception handler says so.
+            self._courier.tell(call.result())
