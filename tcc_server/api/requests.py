@@ -20,6 +20,9 @@ _METADATA_KEY = re.compile(r"[a-z0-9_.-]{1,256}")
 _METADATA_BYTES = 4096
 _NAME_LENGTH = 128
 _PATH_LENGTH = 256
+_KNOWN_MOST = 4096
+_KNOWN_METHODS: dict[Methods, Methods] = {}
+"""Triples that were checked, so that each is checked once and kept once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,17 @@ class Requests:
 
 
 def _methods(step: str, methods: transaction_pb2.Methods) -> Methods:
-    paths = (methods.try_method, methods.confirm_method, methods.cancel_method)
+    paths = Methods(methods.try_method, methods.confirm_method, methods.cancel_method)
+    known = _KNOWN_METHODS.get(paths)
+    if known is not None:
+        return known
+    _check_methods(step, paths)
+    if len(_KNOWN_METHODS) < _KNOWN_MOST:  # they come from clients: do not let them fill the memory
+        _KNOWN_METHODS[paths] = paths
+    return paths
+
+
+def _check_methods(step: str, paths: Methods) -> None:
     for role, path in zip(("try", "confirm", "cancel"), paths, strict=True):
         if len(path) > _PATH_LENGTH:
             raise BadRequest(
@@ -154,7 +167,6 @@ def _methods(step: str, methods: transaction_pb2.Methods) -> Methods:
             f"step {step!r}: Try, Confirm and Cancel are three methods of one service, not {', '.join(paths)}",
             "BAD_METHODS",
         )
-    return Methods(*paths)
 
 
 def _try_timeout(step: str, branch: pb.PlannedBranch) -> float | None:

@@ -7,8 +7,8 @@ no client can take it for a success by not looking.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -69,9 +69,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         self._engine = engine
         self._tracing = tracing or Tracing()
         self._requests = requests
-        self._in_progress = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._under_way = _UnderWay()
         self._plans: ListServer[_Plan, _Answer] = ListServer(
             lambda message: message.items, self._planned, _failed_plan, _pack, at_once=_PLANS_AT_ONCE
         )
@@ -82,7 +80,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
     async def drained(self) -> None:
         """Returns once no call is in progress."""
-        await self._idle.wait()
+        await self._under_way.over()
 
     def end_streams(self) -> None:
         """Take nothing more by streams; they end once what they brought is answered."""
@@ -136,7 +134,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         request = item.request
         said = TraceParent.of((entry.key, entry.value.decode(errors="replace")) for entry in item.metadata)
         left = item.timeout.seconds + item.timeout.nanos / 1e9 if item.HasField("timeout") else None
-        with self._under_way(), self._served("Execute", request.gid, said) as rpc:
+        with self._under_way, self._served("Execute", request.gid, said) as rpc:
             try:
                 answer = _Answer(id=item.id, response=await self._execute(request, left))
                 rpc.ended(grpc.StatusCode.OK)
@@ -244,24 +242,13 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
     async def _answer(self, method: str, gid: str, work: Awaitable[_T], context: _Context) -> _T:
         said = TraceParent.of(context.invocation_metadata() or ())
-        with self._under_way(), self._served(method, gid, said) as rpc:
+        with self._under_way, self._served(method, gid, said) as rpc:
             try:
                 return await work
             except Exception as error:  # every error of ours has a status; the rest is a bug and says so
                 await _abort(context, error)
             finally:
                 rpc.ended(_code_of(context), str(context.details() or ""))
-
-    @contextmanager
-    def _under_way(self) -> Iterator[None]:
-        self._in_progress += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._in_progress -= 1
-            if not self._in_progress:
-                self._idle.set()
 
     def _served(self, method: str, gid: str, said: TraceParent) -> AbstractContextManager[Rpc]:
         # A client without tracing gets its calls into the trace that its transaction has.
@@ -314,6 +301,28 @@ def _moment(request: pb.ListRequest, field: str) -> float | None:
         return stamp.ToNanoseconds() / 1e9
     except ValueError as error:
         raise BadRequest(f"{field} is no valid time: {error}") from error
+
+
+class _UnderWay:
+    """How many calls are in progress; each is a `with` of this."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __enter__(self) -> None:
+        self._count += 1
+        if self._count == 1:
+            self._idle.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._idle.set()
+
+    async def over(self) -> None:
+        await self._idle.wait()
 
 
 class _Ended(Exception):
