@@ -1,8 +1,8 @@
 """Many visits in one transaction: each has its own verdict, and none undoes another's effect.
 
-The law: a visit's verdict comes out of here only if the list was committed, or if its handler itself ended it without
-an effect. Whatever else happens (a deadlock, a wait that ran out, a commit without an answer) makes all of the list
-visits that have to be repeated alone, where the row says what is true.
+The law: verdicts come out of here only once the list was committed, or if there was nothing to commit. Whatever else
+happens (a deadlock, a wait that ran out, a commit without an answer) makes all of the list visits that have to be
+repeated alone, where the row says what is true.
 """
 
 from __future__ import annotations
@@ -105,13 +105,16 @@ class ListRun:
         phase = PhaseTransaction(self._fence, self._connection)
         result: Result | Exception
         try:
-            result = await self._in_its_context(one, phase, record)
-        except (FenceBusy, FenceUnavailable):
-            raise
-        except Exception as error:
-            result = error
-        if isinstance(result, Exception | Refusal):
-            await phase.undo()
+            try:
+                result = await self._in_its_context(one, phase, record)
+            except (FenceBusy, FenceUnavailable):
+                raise
+            except Exception as error:
+                result = error
+            if isinstance(result, Exception | Refusal):
+                await phase.undo()
+        finally:
+            await phase.close()
         if self._connection.invalidated:
             raise FenceUnavailable("the list's connection broke under a handler")
         return result

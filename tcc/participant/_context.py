@@ -49,7 +49,7 @@ class InvocationMetadata(grpc.aio.Metadata):
 
 
 class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
-    """A `grpc.aio.ServicerContext` for one run of one handler.
+    """A `grpc.aio.ServicerContext` for a handler, which runs more than once only where its first runs were rolled back.
 
     Args:
         metadata: the call's.
@@ -216,6 +216,12 @@ class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
                 return None if too_long else int(value) / 1000
         return None
 
+    def start(self) -> None:
+        """A run of the handler begins. One that came before was rolled back, and what it said is void."""
+        self._tell()
+        self._code, self._details, self._trailers = None, "", ()
+        self._aborted = self._stopped = False
+
     def stop(self) -> None:
         """The handler ran out of time."""
         self._stopped = True
@@ -223,7 +229,11 @@ class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
     def finish(self) -> None:
         """The run is over: tells those who asked to be told."""
         self._over = True
-        for callback in self._callbacks:
+        self._tell()
+
+    def _tell(self) -> None:
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
             try:
                 callback(self)
             except Exception:

@@ -64,6 +64,7 @@ async def run_handler(method: BoundMethod, call: Call, context: PhaseContext, re
         code = grpc.StatusCode.INVALID_ARGUMENT
         text = bounded(f"the request of {method.path} cannot be decoded: {error}")
         raise HandlerStopped(code, text, wire.error_details(code, text, wire.UNDECODABLE)) from error
+    context.start()
     visit = call.visit
     reply = None if record is None else record.reply or b""
     branch = Branch(visit.namespace, visit.gid, visit.branch, visit.phase, call.attempt, call.deadline, reply)

@@ -15,7 +15,9 @@ from sqlalchemy import Column, MetaData, String, Table, insert, select
 import tcc
 from services.accounts.v1 import accounts_pb2 as pb
 from tcc import wire
-from tcc.fence import Listed, MemoryFence, Phase, SqlFence, Verdict
+from tcc.fence import FenceUnavailable, Listed, MemoryFence, Phase, SqlFence, Verdict
+from tcc.fence._rows import Changes
+from tcc.fence._sqlite import SqliteRows
 from tcc.lock import Busy, Held
 from tests.participant.scripted import PATHS, REPLY, Branch, Direct, Scripted, is_marked, make_server
 
@@ -184,6 +186,37 @@ async def test_a_handlers_time_is_its_own(way: Direct, scripted: Batchable, sql:
     codes = [answer.code.name for answer in answers]
     assert codes == ["OK", "OK", "DEADLINE_EXCEEDED", "OK", "OK"]
     assert await effects(sql) == ["g-0", "g-1", "g-3", "g-4"]
+
+
+async def test_a_handler_that_runs_again_since_its_list_failed_starts_afresh(
+    way: Direct, scripted: Batchable, sql: CountingFence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = SqliteRows.commit
+    told: list[str] = []
+
+    async def fail_once(self: SqliteRows, changes: Changes) -> None:
+        monkeypatch.setattr(SqliteRows, "commit", commit)
+        raise FenceUnavailable("the commit's result is unknown")
+
+    async def script(request: object, context: Any) -> pb.DebitReply:
+        gid = tcc.branch().gid
+        context.add_done_callback(lambda _: told.append(gid))
+        if gid == "g-1":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no account")
+        if gid == "g-2" and scripted.runs[Phase.TRY] <= 4:
+            context.set_code(grpc.StatusCode.INTERNAL)
+        if gid == "g-3" and scripted.runs[Phase.TRY] <= 4:
+            context.set_trailing_metadata(((wire.EXPIRES_IN, "1"),))
+        return REPLY
+
+    scripted.scripts[Phase.TRY] = script
+    monkeypatch.setattr(SqliteRows, "commit", fail_once)
+    answers = await asyncio.gather(*(way.attempt(branch) for branch in branches(4)))
+
+    assert [answer.code.name for answer in answers] == ["OK", "NOT_FOUND", "OK", "OK"]
+    assert answers[3].trailers == ()
+    assert scripted.runs[Phase.TRY] == 8
+    assert sorted(told) == ["g-0", "g-0", "g-1", "g-1", "g-2", "g-2", "g-3", "g-3"]
 
 
 async def test_a_repeated_try_says_what_is_left_of_its_reservation(way: Direct, scripted: Batchable) -> None:
