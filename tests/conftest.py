@@ -39,6 +39,15 @@ def redis_server(servers_folder: Path) -> Iterator[Redis | Running]:
     server.kill()
 
 
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Redis]:
+    """A Redis for one test alone, to be stopped and paused."""
+    server = Redis(tmp_path / "redis")
+    server.start()
+    yield server
+    server.kill()
+
+
 @pytest.fixture(scope="session")
 def postgres_server(servers_folder: Path) -> Iterator[Postgres | RunningPostgres]:
     """A PostgreSQL: its `database()` makes an empty database and gives its URL."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from redis.asyncio import Redis as Client
@@ -59,12 +58,3 @@ async def client(redis_server: Redis | Running) -> AsyncIterator[Client]:
     """To look at the server, and to spoil things."""
     async with Client.from_url(redis_server.url, decode_responses=True) as client:
         yield client
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[Redis]:
-    """A Redis for one test alone, to be stopped and paused."""
-    server = Redis(tmp_path / "redis")
-    server.start()
-    yield server
-    server.kill()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -78,15 +77,6 @@ async def near(stack: Stack) -> AsyncIterator[Near]:
     yield banks
     for bank in banks:
         await bank.stop()
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[Redis]:
-    """A Redis for one test alone."""
-    server = Redis(tmp_path / "redis")
-    server.start()
-    yield server
-    server.kill()
 
 
 async def _reached(client: tcc.Manager, bank: NearBank) -> None:

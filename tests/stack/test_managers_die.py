@@ -11,6 +11,7 @@ import pytest
 import tcc
 from tests.servers.process import free_port
 from tests.spine.processes import Child, Nursery
+from tests.spine.test_kills import MOMENTS
 from tests.stack.books import Asked, Run
 from tests.stack.installation import LEASE, Stack
 from tests.stack.load import Load, planned
@@ -88,24 +89,6 @@ async def test_a_manager_that_is_told_to_end_under_load_ends_well_and_leaves_not
         await run.check(clients[1])
     await same_answers(run, clients)
     assert load.unknown == 0  # each client asked the other manager by itself
-
-
-MOMENTS = {
-    "before the begin row": "append:1:before",
-    "begun, no Try sent": "append:1:after",
-    "a Try is about to leave": "call:2:before",
-    "a reply read, not taken in": "call:1:after",
-    "all replies read, the last not taken in": "call:2:after",
-    "all reserved, undecided": "append:2:before",
-    "inside the decision's commit: written, not known": "append:2:after",
-    "decided, nothing sent": "send:1:before",
-    "handed to the courier": "send:1:after",
-    "outcome read, not taken in": "outcome:1:before",
-    "between branches": "outcome:1:after",
-    "the last outcome read, not taken in": "outcome:2:before",
-    "all done, not final": "append:3:before",
-    "final, client told or not": "append:3:after",
-}
 
 
 async def test_a_transfer_outlives_sigkill_of_its_manager_at_every_moment_though_it_never_comes_back(
