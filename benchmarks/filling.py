@@ -59,7 +59,6 @@ def fill(log: Path, count: int) -> None:
             database.execute(statement)
         database.execute("COMMIT")
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        database.execute("ANALYZE")
 
 
 def _rows(columns: list[str], count: int) -> Iterator[list[object]]:

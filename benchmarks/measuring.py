@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
@@ -15,6 +16,8 @@ from benchmarks.results import Row
 from benchmarks.servers import Servers
 from benchmarks.workloads import Workload
 from benchmarks.yardstick import client
+
+_CLOCK_MARGIN = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +122,12 @@ async def _rows(
 
 async def measured_row(installation: Installation, before: Counts, load: Load) -> tuple[Row, Counts]:
     """One row, and the counts at its end, when all its transactions have ended."""
-    cpu_before = installation.cpu_seconds()
+    cpu_before, since = installation.cpu_seconds(), datetime.now(UTC) - _CLOCK_MARGIN
     figures = await client(
         *("benchmarks.counted", str(installation.client_counts), "benchmarks.load", load.kind, installation.target),
         *(*load.words, installation.workload.asks().to_json(), installation.otlp),
     )
-    await installation.settled()
+    await installation.settled(since)
     cpu = {name: now - cpu_before.get(name, 0.0) for name, now in installation.cpu_seconds().items()}
     after = await installation.counters.read()
     transactions = figures["calls"]  # with the warm-up, over which all but the client is measured
