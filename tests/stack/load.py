@@ -15,9 +15,11 @@ from tests.spine.installation import credit, debit
 from tests.stack.books import Asked, Run
 
 TOO_MUCH = 1_000_000
+LAST = 3_000_001
+"""The number of an interactive transfer that no load gets to."""
 TIMEOUT = 15.0
 """Seconds of a transaction: longer than what is broken stays so."""
-_PAUSE = 0.05
+_PAUSE = 0.1
 """Seconds between a client's transfers, so that a test of seconds does not make thousands."""
 PATIENCE = 60.0
 """Seconds in which there must have been more traffic."""
@@ -72,7 +74,7 @@ class Load:
             asked = Asked(out, into, accounts[number % len(accounts)], amount)
             gid = f"{self._run.name}-{number}"
             self._run.asked[gid] = asked
-            transfer = self._talk if number % 3 == 1 else self._plan
+            transfer = self._plan if is_plan(number) else self._talk
             try:
                 await transfer(client, gid, asked)
                 asked.told = tcc.Decision.CONFIRM
@@ -93,6 +95,11 @@ class Load:
                 await reserve(tx, asked)
         except tcc.BranchRefused as refused:  # so the client never asked for a confirm
             raise tcc.TransactionCancelled(gid, (refused,), "CLIENT") from refused
+
+
+def is_plan(number: int) -> bool:
+    """Of a transfer's number: it is a plan, and no interactive transaction."""
+    return number % 3 != 1
 
 
 def planned(asked: Asked) -> tuple[Any, Any]:

@@ -55,7 +55,7 @@ async def test_an_instance_is_killed_with_commands_in_hand_and_the_other_carries
     load = Load(run, clients, stack.far)
     async with run.audited():
         async with load.flowing():
-            await load.until_told(40)
+            await load.until_told(30)
         in_hand = [f"{run.name}-{number}" for number in range(1000, 1008)]
         async with account_locked(run, "a"):  # so that both surely have some in hand, and cannot end them
             for gid in in_hand:
@@ -81,7 +81,7 @@ async def test_a_bank_is_killed_and_another_told_to_end_under_load(stack: Stack,
     load = Load(run, clients, stack.far)
     async with run.audited():
         async with load.flowing():
-            await load.until_told(40)
+            await load.until_told(30)
             await stack.bank_b.killed()
             await stack.bank_b.started()
             await load.until_told(20)

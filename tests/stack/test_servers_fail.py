@@ -43,7 +43,7 @@ async def test_postgresql_of_log_and_fences_is_killed_and_stopped_under_load(
             load = Load(run, (first, second), stack.far)
             async with run.audited():
                 async with load.flowing():
-                    await load.until_told(40)
+                    await load.until_told(30)
                     own_postgres.kill()
                     await asyncio.to_thread(own_postgres.start)
                     await load.until_told(20)
@@ -51,7 +51,7 @@ async def test_postgresql_of_log_and_fences_is_killed_and_stopped_under_load(
                     stopped = loop.time()
                     await until(lambda: loop.time() > stopped + LEASE + 1)  # nobody has a lease any more
                     await asyncio.to_thread(own_postgres.start)
-                    await load.until_told(40)
+                    await load.until_told(30)
                 await run.check(first)
         assert any("lease_lapsed" in manager.said for manager in stack.managers)
         assert any("append_unknown" in manager.said for manager in stack.managers)
@@ -100,7 +100,7 @@ async def test_deadlocks_in_log_and_fences_under_load(stack: Stack, run: Run, cl
             deadlocks(stack.database("a"), "accounts"),
             deadlocks(stack.database("b"), "tcc_fence"),
         ):
-            await load.until_told(80)
+            await load.until_told(60)
         await run.check(clients[0])
 
 
@@ -145,7 +145,7 @@ async def test_no_free_connection_in_the_banks_and_more_reads_than_the_managers_
                     await until(lambda: any(call.entry("tcc-attempt") == "2" for call in banks[0].traffic.arrived))
                     gids = [*run.asked][:100]
                     await asyncio.gather(*(_read(client, gid) for gid in gids for client in clients))
-                await load.until_told(40)
+                await load.until_told(30)
             await run.check(clients[0])
     finally:
         for bank in banks:
@@ -206,9 +206,9 @@ async def test_redis_is_flushed_all_the_time_and_rabbitmq_loses_all_queues_once(
     async with run.audited():
         flushing = asyncio.create_task(flush())
         async with load.flowing(workers=16):
-            await load.until_told(60)
+            await load.until_told(40)
             await forget_queues(stack.servers.rabbitmq, *stack.near)
-            await load.until_told(60)
+            await load.until_told(40)
             await until(lambda: lost > 0)
         await run.check(clients[0])
         over.set()
