@@ -1,8 +1,8 @@
-"""The lock in Redis: a key with a fresh token and a time to live, taken and given back by Lua scripts.
+"""The lock in Redis: a key with a fresh token and a time to live, taken and given back by a Lua script.
 
 The laws: Redis can only cost speed. Whatever it does or does not do, `acquire` answers within a few `timeout`s, and
 work goes on without the lock where it must (counted in `bypasses`). And nobody but its holder gives a key back: a
-release names its token. What is acquired and released at the same time leaves in one list, with one round trip.
+release names its token. What is acquired and released at the same time leaves in one list: one call of one script.
 
 redis-py's own retries are off: repeated blindly, an acquire whose reply was lost would find its own key and call it
 busy. The script knows its own token again instead.
@@ -14,11 +14,11 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -27,6 +27,7 @@ from redis.exceptions import (
     ConnectionError as RedisConnectionError,
     NoScriptError,
     RedisError,
+    ResponseError,
     TimeoutError as RedisTimeout,
 )
 
@@ -38,33 +39,36 @@ _log = logging.getLogger("tcc.lock")
 
 PREFIX: Final = "tcc:lock:"
 
-_ACQUIRE: Final = """
-local holder = redis.call('GET', KEYS[1])
-if holder == ARGV[1] then
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
-  return 0
+_SCRIPT: Final = """
+local answers = {}
+for i, key in ipairs(KEYS) do
+  local token, ttl = ARGV[2 * i - 1], tonumber(ARGV[2 * i])
+  local answer = 0
+  local holder = redis.pcall('GET', key)
+  if type(holder) == 'table' then
+    answer = holder.err
+  elseif ttl == 0 then
+    if holder == token then redis.call('DEL', key) end
+  elseif holder == token then
+    redis.call('PEXPIRE', key, ttl)
+  else
+    local left = -1
+    if holder then left = redis.call('PTTL', key) end
+    if left >= 0 then
+      answer = math.max(left, 1)
+    else
+      local set = redis.pcall('SET', key, token, 'PX', ttl)
+      if set.err then answer = set.err end
+    end
+  end
+  answers[i] = answer
 end
-if not holder then
-  redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
-  return 0
-end
-local left = redis.call('PTTL', KEYS[1])
-if left < 0 then
-  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-  return 0
-end
-return math.max(left, 1)
+return answers
 """
-"""Gives 0 where the token holds the key now, else the milliseconds that the other holder has left.
+"""For each key a token, and a time to live in ms, or 0 to give the key back where the token holds it.
 
-A key without an end is nobody's lock (each is set with one): it is taken over.
-"""
-
-_RELEASE: Final = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-  return redis.call('DEL', KEYS[1])
-end
-return 0
+Answers 0 where that is done, the milliseconds that another holder has left, or the text of an error, which is of this
+key alone. A key without an end is nobody's lock (each is set with one): it is taken over.
 """
 
 _BUSY_WAIT: Final = 0.05
@@ -72,26 +76,17 @@ _PROBE_FIRST, _PROBE_MAX = 0.05, 1.0
 _OWED_MAX: Final = 10_000
 _LIST_MAX: Final = 512
 
-_SHA: Final = {script: hashlib.sha1(script.encode()).hexdigest() for script in (_ACQUIRE, _RELEASE)}  # noqa: S324  Redis's own naming of scripts
+_SHA: Final = hashlib.sha1(_SCRIPT.encode()).hexdigest()  # noqa: S324  Redis's own naming of scripts
 _CUT_OFF: Final = (RedisConnectionError, RedisTimeout, OSError, TimeoutError)
 """Nobody knows what the server did, and asking again would cost the next one its time too."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """One call of a script; without a time to live it is a release."""
+class _Ask(NamedTuple):
+    """What is asked of one key; without a time to live it is a release."""
 
     key: str
     token: str
-    ttl_ms: int | None = None
-
-    @property
-    def script(self) -> str:
-        return _RELEASE if self.ttl_ms is None else _ACQUIRE
-
-    @property
-    def arguments(self) -> tuple[str | int, ...]:
-        return (self.key, self.token) if self.ttl_ms is None else (self.key, self.token, self.ttl_ms)
+    ttl_ms: int = 0
 
 
 class _Away(Exception):
@@ -136,9 +131,10 @@ class RedisLock:
         self._troubled = False
         self._away = False
         self._owed: dict[str, _Ask] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._name = secrets.token_hex(12)
+        self._count = 0
+        self._looking: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
-        self._looked = False
         self._closed = False
 
     @property
@@ -150,28 +146,29 @@ class RedisLock:
         """Takes the lock; waits 50 ms where somebody else holds it, and asks once more. Never raises for Redis."""
         if self._away:
             return self._bypass()
-        if not self._looked:
-            self._looked = True
-            self._start(self._look())
-        ask = _Ask(PREFIX + key, secrets.token_hex(12), max(1, int(ttl * 1000)))
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._look(), name="redis-lock-look")
+        self._count += 1
+        ask = _Ask(PREFIX + key, f"{self._name}-{self._count}", max(1, int(ttl * 1000)))
         try:
-            left = await self._batcher.submit(ask)
+            left = await self._batcher.put(ask)
             if left:
                 await asyncio.sleep(_BUSY_WAIT)
-                left = await self._batcher.submit(ask)
+                left = await self._batcher.put(ask)
         except (_Away, BatcherClosed):
             return self._bypass()
         except (RedisError, OSError, TimeoutError):
             return self._bypass(ask)  # it may have been taken, and only the reply was lost
         except asyncio.CancelledError:
-            self._start(self._release(ask))
+            self._give_back(ask)
             raise
-        return Busy(left / 1000) if left else _Held(lambda: self._start(self._release(ask)))
+        return Busy(left / 1000) if left else _Held(self, ask)
 
     async def close(self) -> None:
         """Gives back what is held here, where Redis answers, and closes the connection. Repeating it does nothing."""
         self._closed = True
-        await asyncio.gather(*(task for task in self._tasks if task is not self._probing), return_exceptions=True)
+        if self._looking is not None:
+            await asyncio.wait({self._looking})
         await self._batcher.close()
         if self._probing is not None:
             self._probing.cancel()
@@ -180,29 +177,23 @@ class RedisLock:
 
     def _bypass(self, ask: _Ask | None = None) -> Held:
         self._bypasses += 1
-        return _Held(lambda: None if ask is None else self._start(self._release(ask)))
+        return _Held(self, ask)
 
-    async def _release(self, ask: _Ask) -> None:
-        """Nobody waits for it, so nobody's cancellation can lose it."""
+    def _give_back(self, ask: _Ask) -> None:
+        """With the next list. Nobody waits for it, so nobody's cancellation can lose it."""
         release = _Ask(ask.key, ask.token)
-        try:
-            await self._batcher.submit(release)
-        except (_Away, *_CUT_OFF):
+        with suppress(BatcherClosed):  # released after `close`: the key runs out by itself
+            self._batcher.put(release).add_done_callback(partial(self._given_back, release))
+
+    def _given_back(self, release: _Ask, answer: asyncio.Future[int]) -> None:
+        # One that was refused is logged, and its key runs out by itself.
+        if not answer.cancelled() and isinstance(answer.exception(), (_Away, *_CUT_OFF)):
             self._owe(release)
-        except RedisError:
-            pass  # refused, and logged: the key runs out by itself
-        except BatcherClosed:
-            pass  # released after `close`: as above
 
     def _owe(self, release: _Ask) -> None:
         if len(self._owed) >= _OWED_MAX:  # away for long: the oldest keys have run out by now, or soon will
             del self._owed[next(iter(self._owed))]
         self._owed[release.token] = release
-
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work, name="redis-lock")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # One list at a time
 
@@ -217,30 +208,30 @@ class RedisLock:
             if not self._closed:
                 self._probing = asyncio.get_running_loop().create_task(self._probe(), name="redis-lock-probe")
             raise
-        taken = [reply for ask, reply in zip(asks, replies, strict=True) if ask.ttl_ms is not None]
+        taken = [reply for ask, reply in zip(asks, replies, strict=True) if ask.ttl_ms]
         if taken:  # a server that refuses to write takes releases: they prove nothing
             self._note(next((reply for reply in taken if isinstance(reply, Exception)), None))
         return replies
 
     async def _exchange(self, asks: Sequence[_Ask]) -> Sequence[int | Exception]:
-        """One round trip; two where the server does not have the scripts, as after its restart."""
+        """One round trip; two where the server does not have the script, as after its restart."""
+        arguments: list[str | int] = [ask.key for ask in asks]
+        for ask in asks:
+            arguments += (ask.token, ask.ttl_ms)
         async with asyncio.timeout(self._timeout):
-            replies = await self._call(asks, whole=False)
-            missing = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-            if missing:
-                for at, reply in zip(missing, await self._call([asks[at] for at in missing], whole=True), strict=True):
-                    replies[at] = reply
-            return replies
+            try:
+                answers = await self._run(len(asks), arguments)
+            except ResponseError as error:  # all of it was refused
+                return [error] * len(asks)
+        return [answer if isinstance(answer, int) else ResponseError(_text(answer)) for answer in answers]
 
-    async def _call(self, asks: Sequence[_Ask], *, whole: bool) -> list[int | Exception]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for ask in asks:
-                if whole:
-                    pipeline.eval(ask.script, 1, *ask.arguments)
-                else:
-                    pipeline.evalsha(_SHA[ask.script], 1, *ask.arguments)
-            replies: list[int | Exception] = await pipeline.execute(raise_on_error=False)
-            return replies
+    async def _run(self, keys: int, arguments: Sequence[str | int]) -> list[int | bytes]:
+        answers: list[int | bytes]
+        try:
+            answers = await self._redis.evalsha(_SHA, keys, *arguments)
+        except NoScriptError:
+            answers = await self._redis.eval(_SCRIPT, keys, *arguments)
+        return answers
 
     # An outage, from its begin to its end
 
@@ -301,11 +292,17 @@ class RedisLock:
 class _Held:
     """A lock that is held, or believed to be."""
 
-    __slots__ = ("_give_back",)
+    __slots__ = ("_ask", "_lock")
 
-    def __init__(self, give_back: Callable[[], None]) -> None:
-        self._give_back = give_back
+    def __init__(self, lock: RedisLock, ask: _Ask | None) -> None:
+        self._lock = lock
+        self._ask = ask
 
     async def release(self) -> None:
         """Gives the lock back, with the next list; does not wait for that."""
-        self._give_back()
+        if self._ask is not None:
+            self._lock._give_back(self._ask)
+
+
+def _text(answer: bytes | str) -> str:
+    return answer.decode(errors="replace") if isinstance(answer, bytes) else answer
