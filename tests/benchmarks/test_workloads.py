@@ -90,7 +90,7 @@ def test_w2_full_stack_counts_what_each_server_did(full: dict[str, Row]) -> None
     assert row.amqp_messages is not None
     assert 0 < row.amqp_messages <= 4.5  # at most a command and an outcome a branch, and repeats
     assert row.redis_calls is not None
-    assert row.redis_calls >= 2 * 2 * 2  # each phase of each branch takes a lock and gives it back
+    assert 0 < row.redis_calls <= 2 * 2 * 2  # each phase of each branch takes a lock and gives it back, in lists
     assert row.lists["rows a log commit"] >= 1
     assert row.lists["log batches"] >= 1
 
@@ -99,7 +99,7 @@ def test_w5_ten_branches_are_each_reserved_and_confirmed(full: dict[str, Row]) -
     row = full["W5"]
     assert row.ends == {"confirmed": COUNT, "refused": 0}
     assert row.redis_calls is not None
-    assert row.redis_calls >= 2 * 2 * 10
+    assert 0 < row.redis_calls <= 2 * 2 * 10
 
 
 def test_w6_refuses_three_in_ten(full: dict[str, Row]) -> None:
