@@ -14,7 +14,7 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tcc.fence import FenceBusy, FenceUnavailable, Record, Rule, SqlFence
-from tests.fence.visits import TRY, Business, run
+from tests.fence.visits import CONFIRM, TRY, Business, run
 
 
 @pytest.fixture
@@ -131,3 +131,14 @@ async def test_a_commit_that_was_done_and_then_lost_is_unknown_and_the_next_visi
     assert verdict.record.reply == b"first"
     await lossy.close()
     await fence.close()
+
+
+async def test_an_engine_whose_pool_resets_nothing_gets_its_connections_back_clean(sqlite_url: str) -> None:
+    engine = create_async_engine(sqlite_url, pool_reset_on_return=None)
+    fence = SqlFence(engine)
+    await fence.create_tables()
+    with pytest.raises(ValueError, match="bug"):
+        await fence.visit(TRY, Business(ValueError("bug")))
+    assert (await run(fence, CONFIRM)).rule is Rule.NO_TRY
+    assert (await run(fence, TRY)).rule is Rule.RUN
+    await engine.dispose()
