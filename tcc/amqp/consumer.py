@@ -191,8 +191,11 @@ class CommandConsumer:
 
     async def _outcome(self, command: Command, until: float) -> Outcome:
         try:
-            async with asyncio.timeout_at(until):
-                await self._turns.acquire()
+            if self._turns.locked():
+                async with asyncio.timeout_at(until):
+                    await self._turns.acquire()
+            else:
+                await self._turns.acquire()  # at once
         except TimeoutError:
             outcome = _outcome_of(command, transaction_pb2.OUTCOME_KIND_BUSY, "too much is being worked on here")
             outcome.retry_after.CopyFrom(wire.seconds(1.0))

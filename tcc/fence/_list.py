@@ -26,6 +26,7 @@ from tcc.fence._seam import (
     Verdict,
     Visit,
     VisitAlone,
+    VisitLater,
     record_after,
     rule_for,
 )
@@ -38,7 +39,7 @@ HANDLERS_SHARE: Final = 1.0
 of its own."""
 
 STARTS_WITHIN: Final = 0.5
-"""Seconds after which no more handlers of a list start: they go alone, and what is done is committed."""
+"""Seconds after which no more handlers of a list start: they go with the next, and what is done is committed."""
 
 
 class ListRun:
@@ -58,6 +59,7 @@ class ListRun:
         self._now = now
         self._changes: Changes = {}
         self._written = False
+        self._started = False
         self._start_by = asyncio.get_running_loop().time() + STARTS_WITHIN
 
     async def make(self, listed: Sequence[Listed]) -> list[Verdict | Exception]:
@@ -100,8 +102,11 @@ class ListRun:
         self._changes.setdefault(Change.FORGOTTEN, []).append(key_of(visit))
 
     async def _run(self, one: Listed, record: Record | None) -> Result | Exception:
-        if one.dropped or asyncio.get_running_loop().time() > self._start_by:
-            return VisitAlone("the list was over before this visit's turn")
+        if one.dropped:
+            return VisitAlone("nobody waits for this visit any more")
+        if self._started and asyncio.get_running_loop().time() > self._start_by:
+            return VisitLater("the list was over before this visit's turn")
+        self._started = True
         phase = PhaseTransaction(self._fence, self._connection)
         result: Result | Exception
         try:

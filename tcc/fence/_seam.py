@@ -135,7 +135,11 @@ class VisitAlone(TccError):
     """A visit of a list came to nothing because of the list: nothing of it stays, and it is to be repeated alone."""
 
 
-@dataclass(slots=True)
+class VisitLater(VisitAlone):
+    """The list was over before this visit's turn: it was not begun, and may go with another list."""
+
+
+@dataclass(slots=True, eq=False)
 class Listed:
     """One visit of a list.
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Final
 
 from tcc.batching import Batcher
 from tcc.fence._rows import key_of
-from tcc.fence._seam import Body, Listed, ListFence, Verdict, Visit, VisitAlone
+from tcc.fence._seam import Body, Listed, ListFence, Verdict, Visit, VisitAlone, VisitLater
 
+_ALONE_FIRST: Final = 1.0
+"""Seconds for which a list waits for visits that go alone."""
 MAX_VISITS: Final = 128
 """Visits that share a transaction at most."""
 
@@ -29,6 +32,8 @@ class SharedVisits:
 
     def __init__(self, fence: ListFence, *, max_visits: int = MAX_VISITS) -> None:
         self._fence = fence
+        self._alone: set[Listed] = set()
+        self._quiet: asyncio.Event | None = None
         self._batcher: Batcher[Listed, Verdict] = Batcher(
             self._send, max_items=max_visits, max_bytes=max_visits, size_of=lambda _: 1, key_of=_key
         )
@@ -38,25 +43,46 @@ class SharedVisits:
 
         A cancelled visit whose business code runs stops it, and returns when its list is over.
         """
-        listed = Listed(visit, body, copy_context())
-        try:
-            return await self._batcher.submit(listed)
-        except VisitAlone:
-            return await self._fence.visit(visit, body)
-        except asyncio.CancelledError:
-            listed.drop()
-            if listed.over is not None:
-                await _through(listed.over)
-            raise
+        while True:
+            listed = Listed(visit, body, copy_context())
+            try:
+                return await self._batcher.put(listed)
+            except VisitLater:
+                continue
+            except VisitAlone:
+                return await self._fence.visit(visit, body)
+            except asyncio.CancelledError:
+                listed.drop()
+                if listed.over is not None:
+                    await _through(listed.over)
+                raise
+            finally:
+                self._alone.discard(listed)
+                if not self._alone and self._quiet is not None:
+                    self._quiet.set()
 
     async def _send(self, listed: Sequence[Listed]) -> Sequence[Verdict | Exception]:
+        await self._let_them_finish()
         over = asyncio.Event()
         for one in listed:
             one.over = over
         try:
-            return await self._fence.visit_many(listed)
+            made = await self._fence.visit_many(listed)
         finally:
             over.set()
+        for one, result in zip(listed, made, strict=True):
+            if isinstance(result, VisitAlone) and not isinstance(result, VisitLater):
+                self._alone.add(one)
+        return made
+
+    async def _let_them_finish(self) -> None:
+        """Those that go alone after a list come before the next one, or the two would wait for each other's rows."""
+        if self._alone:
+            self._quiet = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ALONE_FIRST):
+                    await self._quiet.wait()
+            self._quiet = None
 
 
 def _key(listed: Listed) -> tuple[str, str, str]:

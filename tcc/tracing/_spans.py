@@ -5,6 +5,7 @@ A refused Try is an answer, not an error: spans are errors only for statuses tha
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -19,12 +20,15 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import (
     INVALID_SPAN,
+    NonRecordingSpan,
     NoOpTracerProvider,
     ProxyTracerProvider,
     Span,
+    SpanContext,
     SpanKind,
     Status,
     StatusCode,
+    TraceFlags,
     TracerProvider,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -35,6 +39,7 @@ _LOOK_EVERY: Final = 0.1
 """Seconds after which a process that sets its provider late has its spans recorded."""
 _W3C: Final = TraceContextTextMapPropagator()
 
+_PARENT: Final = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _ODD: Final = frozenset("13579bdf")
 """Last hexadecimal digits of flags whose lowest bit is set."""
 _FAULTS: Final = frozenset(
@@ -72,6 +77,12 @@ class TraceParent(NamedTuple):
         """As OpenTelemetry takes it."""
         if not self.parent:
             return Context()
+        told = _PARENT.fullmatch(self.parent)
+        if told is not None and not self.state:  # as nearly always; what follows comes to the same
+            trace_id, span_id, flags = (int(part, 16) for part in told.groups())
+            if trace_id and span_id:
+                here = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
+                return trace.set_span_in_context(NonRecordingSpan(here), Context())
         carrier = {wire.TRACEPARENT: self.parent, wire.TRACESTATE: self.state}
         return _W3C.extract({key: value for key, value in carrier.items() if value}, context=Context())
 

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 from sqlalchemy import event, insert, text
 from sqlalchemy.engine import make_url
 
-from tcc.fence import Body, FenceBusy, FenceUnavailable, Record, Rule, SqlFence, _list
+from tcc.fence import (
+    Body,
+    FenceBusy,
+    FenceUnavailable,
+    Listed,
+    Record,
+    Rule,
+    SharedVisits,
+    SqlFence,
+    Verdict,
+    Visit,
+    VisitAlone,
+    _list,
+    _sharing,
+)
 from tests.fence.lists import EFFECTS, add, amounts, effect, effects, in_one_list, knocking, of, prepare, verdict
 from tests.fence.sharing import SharingFence
 from tests.fence.test_sqlite import LosesReplies
@@ -77,15 +91,64 @@ async def test_a_handler_that_holds_up_its_list_goes_on_alone(
     assert await amounts(fence) == {"a": 101, "b": 100}
 
 
-async def test_a_list_that_takes_long_is_committed_as_far_as_it_is(
+async def test_a_list_that_takes_long_is_committed_as_far_as_it_is_and_the_rest_goes_with_the_next(
     fence: SharingFence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_list, "STARTS_WITHIN", -1.0)
     ends = await in_one_list(fence, [(of(f"g-{number}"), Business()) for number in range(3)])
 
     assert [verdict(end).rule for end in ends] == [Rule.RUN] * 3
-    assert fence.lists == [3]
-    assert fence.alone >= 3
+    assert (fence.lists, fence.alone) == ([3, 2, 1], 0)
+
+
+async def test_no_list_begins_before_those_that_go_alone_after_the_last_are_done() -> None:
+    underneath = FailsOnce()
+    shared = SharedVisits(underneath)
+    alone = asyncio.create_task(shared.visit(of("g-0"), Business()))
+    await underneath.is_alone.wait()
+    next_one = asyncio.create_task(shared.visit(of("g-1"), Business()))
+    while shared._quiet is None:  # noqa: ASYNC110  it says nothing by itself
+        await asyncio.sleep(0)
+    assert underneath.lists == 1
+    underneath.let_go.set()
+    await asyncio.gather(alone, next_one)
+    assert underneath.lists == 2
+
+
+async def test_one_that_goes_alone_and_hangs_holds_lists_up_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sharing, "_ALONE_FIRST", 0.05)
+    underneath = FailsOnce()
+    shared = SharedVisits(underneath)
+    alone = asyncio.create_task(shared.visit(of("g-0"), Business()))
+    await underneath.is_alone.wait()
+    await shared.visit(of("g-1"), Business())
+    assert not alone.done()
+    alone.cancel()
+    await asyncio.gather(alone, return_exceptions=True)
+    assert not shared._alone
+
+
+class FailsOnce:
+    """A fence whose first list fails, and whose lonely visits wait to be let go."""
+
+    retention = 1.0
+
+    def __init__(self) -> None:
+        self.lists = 0
+        self.is_alone = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def visit(self, visit: Visit, body: Body) -> Verdict:
+        self.is_alone.set()
+        await self.let_go.wait()
+        return Verdict(Rule.DONE, None)
+
+    async def visit_many(self, listed: Sequence[Listed]) -> Sequence[Verdict | Exception]:
+        self.lists += 1
+        return [VisitAlone() if self.lists == 1 else Verdict(Rule.DONE, None) for _ in listed]
+
+    async def close(self) -> None:
+        pass
 
 
 async def test_a_handler_whose_statement_is_stopped_does_not_take_the_others_along(
