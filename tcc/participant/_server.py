@@ -39,6 +39,10 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
     ("grpc.max_send_message_length", 4 * 1024 * 1024),
     ("grpc.max_metadata_size", 16 * 1024),
+    # Managers ping each 20 s while a stream is open, even an idle one; by default gRPC ends the connection of those
+    # that ping oftener than each 5 minutes.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 
 
