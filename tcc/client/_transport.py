@@ -38,6 +38,13 @@ _OPTIONS: Final[dict[str, int]] = {
     "grpc.max_reconnect_backoff_ms": 2_000,
     # 64 Try replies do not fit gRPC's 4 MiB if each is as large as a request may be.
     "grpc.max_receive_message_length": 32 * 1024 * 1024,
+    # A manager that fell silent without a word is left after 15 s, so that calls go to another one within the 30 s of a
+    # transaction. gRPC waits a minute for the answer to a ping, whatever the keepalive's own timeout is.
+    "grpc.keepalive_time_ms": 10_000,
+    "grpc.keepalive_timeout_ms": 5_000,
+    "grpc.http2.ping_timeout_ms": 5_000,
+    # Whoever only waits sends nothing, and would be down to one ping a minute after two. Managers permit all of them.
+    "grpc.http2.max_pings_without_data": 0,
 }
 
 

@@ -18,9 +18,14 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A peer that fell silent without a word is noticed, and its calls end as unknown.
+    # A peer that fell silent without a word is noticed, and its calls end as unknown. gRPC waits a minute for the
+    # answer to a ping, whatever the keepalive's own timeout is.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    # After two pings without data only one a minute: servers without the SDK end a connection for the fourth ping that
+    # they have sent nothing before, unless five minutes lie between.
+    ("grpc.http2.max_pings_without_data", 2),
 )
 
 RawMethod = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
