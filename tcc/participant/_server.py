@@ -110,7 +110,7 @@ class ParticipantServer(grpc.aio.Server):
         self._lock = lock or NoLock()
         self._credentials = credentials
         self._interceptors = tuple(interceptors)
-        self._options = (*_OPTIONS, *options)
+        self._options = tuple({**dict(_OPTIONS), **dict(options)}.items())  # gRPC takes the first of two of one name
         self._maximum_concurrent_rpcs = maximum_concurrent_rpcs
         self._runtime = ParticipantRuntime(fence, self._lock, handler_timeout=handler_timeout, try_timeout=try_timeout)
         self._tracing = Tracing(tracer_provider)

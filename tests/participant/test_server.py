@@ -243,6 +243,16 @@ async def test_interceptors_see_the_calls(scripted: Scripted) -> None:
     assert seen == [SERVICE + "TryDebit"]
 
 
+async def test_options_are_stronger_than_the_servers_own(scripted: Scripted) -> None:
+    server = make_server(scripted, options=[("grpc.max_receive_message_length", 100)])
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await accounts_pb2_grpc.AccountsStub(channel).GetAccount(pb.GetAccountRequest(account="a" * 200))
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await server.stop(None)
+
+
 async def test_calls_over_the_limit_are_told_so_and_are_not_marked(scripted: Scripted) -> None:
     entered, leave = asyncio.Event(), asyncio.Event()
 
