@@ -11,7 +11,6 @@ from tcc_server.cli._exits import CommandError
 from tcc_server.cli._logging import set_up_logging
 from tcc_server.config import Config
 
-
 _COLLECT_AFTER = (50_000, 50, 100)
 """Objects that are to pile up before the garbage collector looks, and its generations' steps; Python's own 700 makes it
 look with nearly every transaction, which took a fifth of the manager's time and doubled its 99th percentile."""
