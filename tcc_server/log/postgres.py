@@ -23,6 +23,7 @@ from tcc_server.log.migrate import prepare_postgres
 from tcc_server.log.postgres_database import PostgresDatabase, is_of_one_row, is_undone
 from tcc_server.log.rules import check_page_size, failed, make_token, problem_with, read_token, size_of
 from tcc_server.log.seam import Filter, LogError, LogRejected, LogUnavailable, LogUnknown, Page, Row
+from tcc_server.log.sweep import Sweep
 
 _Result = TypeVar("_Result")
 
@@ -72,6 +73,7 @@ class PostgresLog:
         self._adopting = asyncio.Lock()
         self._adoption: asyncio.Task[Sequence[Row]] | None = None
         self._marks: deque[bytes] = deque(maxlen=_MARKS_KEPT)
+        self._sweep: Sweep | None = None
         self._is_open = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -199,8 +201,26 @@ class PostgresLog:
                 return lost
         mark = secrets.token_bytes(16)
         self._marks.append(mark)
-        rows = await self._read(lambda connection: postgres_statements.adopt(connection, self._replica, mark, limit))
+        rows = await self._read(lambda connection: self._go_on(connection, mark, limit))
         self._marks.remove(mark)
+        return rows
+
+    async def _go_on(self, connection: AsyncConnection, mark: bytes, limit: int) -> Sequence[Row]:
+        """The next rows of the sweep, and where it ends before there are enough, those of a new one."""
+        rows: list[Row] = []
+        is_new = False
+        while len(rows) < limit:
+            if self._sweep is None:
+                if is_new:  # from its beginning to its end: there is no more
+                    break
+                is_new = True
+                if not (dead := await postgres_statements.dead_owners(connection, self._replica)):
+                    break
+                self._sweep = Sweep(dead)
+            taken, self._sweep = await postgres_statements.adopt(
+                connection, self._replica, mark, self._sweep, limit - len(rows)
+            )
+            rows += taken
         return rows
 
     async def _read(self, query: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:

@@ -31,8 +31,12 @@ _SETTINGS = {
     "application_name": "tcc-manager",
     "default_transaction_isolation": "read committed",
     "lock_timeout": "5s",
-    # Rows are found by key. A plan that was kept from when the table was empty may well scan another index for that.
+    # Rows are found by key, and in the order of an index. A plan that was made when the table was empty, or from
+    # statistics of that time, may well scan another index for that, or read everything and sort it.
     "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_sort": "off",
+    "max_parallel_workers_per_gather": "0",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "plan_cache_mode": "force_custom_plan",

@@ -8,6 +8,7 @@ meet on several rows do not wait for each other in a circle.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from tcc_server.core.model import Key
 from tcc_server.log.rules import read_state
 from tcc_server.log.seam import READER, LogConflict, Row
+from tcc_server.log.sweep import OWNERS, Sweep
 
 _TYPES = {
     "namespace": "varchar",
@@ -64,28 +66,42 @@ FROM unnest($2::varchar[], $3::varchar[]) AS k(namespace, gid)
 JOIN tcc_transaction t ON t.namespace = k.namespace AND t.gid = k.gid
 """  # noqa: S608  our own names
 
-_NEXT_OWNER = """
-SELECT owner FROM tcc_transaction WHERE wake_at IS NOT NULL {after} ORDER BY owner LIMIT 1
-"""
+_DEAD = f"""
+WITH RECURSIVE {OWNERS}
+SELECT owner FROM owners
+WHERE owner IS NOT NULL AND owner <> $1::varchar AND NOT {_LIVES.format(owner="owners.owner")}
+"""  # noqa: S608  our own names
 
+# What is next is found without a lock, so that of many owners' rows only those are locked that are then taken. Whoever
+# else was quicker has passed them too: the place of the last one is returned also where no row was free.
 _ADOPT = f"""
-WITH RECURSIVE owners(owner) AS (
-  ({_NEXT_OWNER.format(after="")})
-  UNION ALL
-  SELECT ({_NEXT_OWNER.format(after="AND owner > owners.owner")}) FROM owners WHERE owners.owner IS NOT NULL
+WITH next AS MATERIALIZED (
+  SELECT o.owner, o.wake_at, o.namespace, o.gid
+  FROM unnest($3::varchar[]) AS dead(owner) CROSS JOIN LATERAL (
+    SELECT t.owner, t.wake_at, t.namespace, t.gid FROM tcc_transaction t
+    WHERE t.owner = dead.owner AND t.wake_at IS NOT NULL AND t.min_reader <= {READER}
+      AND (t.wake_at, t.namespace, t.gid) > ($4::float8, $5::varchar, $6::varchar)
+    ORDER BY t.wake_at, t.namespace, t.gid LIMIT $7::int4
+  ) o
+  WHERE NOT {_LIVES.format(owner="dead.owner")}
+  ORDER BY o.wake_at, o.namespace, o.gid LIMIT $7::int4
 ),
-dead AS MATERIALIZED (
-  SELECT owner FROM owners
-  WHERE owner IS NOT NULL AND owner <> $1::varchar AND NOT {_LIVES.format(owner="owners.owner")}
+last AS (
+  SELECT wake_at AS last_wake_at, namespace AS last_namespace, gid AS last_gid, count(*) OVER () AS passed
+  FROM next ORDER BY wake_at DESC, namespace DESC, gid DESC LIMIT 1
 ),
-orphans AS MATERIALIZED (
-  SELECT o.namespace, o.gid FROM dead JOIN tcc_transaction o ON o.owner = dead.owner
-  WHERE o.wake_at IS NOT NULL AND o.min_reader <= {READER}
-  ORDER BY o.wake_at, o.namespace, o.gid LIMIT $3::int4 FOR UPDATE OF o SKIP LOCKED
+free AS MATERIALIZED (
+  SELECT t.namespace, t.gid
+  FROM next JOIN tcc_transaction t ON t.namespace = next.namespace AND t.gid = next.gid
+  WHERE t.owner = next.owner AND t.wake_at IS NOT NULL AND t.min_reader <= {READER}
+  FOR UPDATE OF t SKIP LOCKED
+),
+taken AS (
+  UPDATE tcc_transaction t SET version = t.version + 1, owner = $1::varchar, write_id = $2::bytea
+  FROM free WHERE t.namespace = free.namespace AND t.gid = free.gid
+  RETURNING {_COLUMNS}
 )
-UPDATE tcc_transaction t SET version = t.version + 1, owner = $1::varchar, write_id = $2::bytea
-FROM orphans WHERE t.namespace = orphans.namespace AND t.gid = orphans.gid
-RETURNING {_COLUMNS}
+SELECT * FROM last LEFT JOIN taken ON true
 """  # noqa: S608  our own names
 
 _ADOPTED = f"""
@@ -114,9 +130,25 @@ async def load(connection: AsyncConnection, keys: Collection[Key], reader: str) 
     return {row.key: row for row in rows}
 
 
-async def adopt(connection: AsyncConnection, owner: str, mark: bytes, limit: int) -> list[Row]:
-    """Take over up to `limit` unfinished rows of dead replicas, and mark them; earliest wake_at first."""
-    return _by_wake(await _run(connection, _ADOPT, owner, mark, limit))
+async def dead_owners(connection: AsyncConnection, owner: str) -> list[str]:
+    """Who owns unfinished rows, is not this replica, and has no living lease."""
+    return [found["owner"] for found in await _run(connection, _DEAD, owner)]
+
+
+async def adopt(
+    connection: AsyncConnection, owner: str, mark: bytes, sweep: Sweep, limit: int
+) -> tuple[list[Row], Sweep | None]:
+    """Take over the next rows of a sweep, up to `limit`, and mark them; earliest wake_at first.
+
+    Rows that others hold locked are passed over, so there may be fewer, or none. Also says where the sweep stands then;
+    None at its end.
+    """
+    found = await _run(connection, _ADOPT, owner, mark, list(sweep.owners), *sweep.after, limit)
+    rows = _by_wake([each for each in found if each["version"] is not None])
+    if not found or found[0]["passed"] < limit:
+        return rows, None
+    last = found[0]
+    return rows, replace(sweep, after=(last["last_wake_at"], last["last_namespace"], last["last_gid"]))
 
 
 async def adopted(connection: AsyncConnection, owner: str, marks: Sequence[bytes]) -> list[Row]:

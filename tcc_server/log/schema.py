@@ -76,10 +76,16 @@ Index(
     "ix_tcc_transaction_owner",
     _columns.owner,
     _columns.wake_at,
+    _columns.namespace,
+    _columns.gid,
+    _columns.min_reader,
     sqlite_where=_unfinished,
     postgresql_where=_unfinished,
 )
-"""What adoption scans: it holds unfinished rows alone, so its size is that of the work at hand."""
+"""What adoption scans, in the order in which it takes rows: unfinished ones alone, so it is small.
+
+With the format last, rows that this version cannot read are passed over without being fetched.
+"""
 
 Index("ix_tcc_transaction_begun", _columns.namespace, _columns.begun_at, _columns.gid)
 Index("ix_tcc_transaction_state", _columns.namespace, _columns.state, _columns.begun_at, _columns.gid)

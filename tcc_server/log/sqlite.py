@@ -26,6 +26,7 @@ from tcc_server.log.migrate import path_of, prepare
 from tcc_server.log.rules import ADOPTED, check_page_size, failed, make_token, problem_with, read_token, size_of
 from tcc_server.log.seam import Filter, LogError, LogRejected, LogUnavailable, LogUnknown, Page, Row
 from tcc_server.log.sqlite_file import SqliteFile, explain
+from tcc_server.log.sweep import Sweep
 
 _Result = TypeVar("_Result")
 
@@ -66,6 +67,7 @@ class SqliteLog:
         )
         self._adopting = asyncio.Lock()
         self._undelivered: dict[Key, Row] = {}
+        self._sweep: Sweep | None = None
         self._is_open = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -201,10 +203,14 @@ class SqliteLog:
                     if row.owner == self._replica and row.version == self._undelivered[key].version
                 }
                 adopted = list(self._undelivered.values())[:limit]
-                found = statements.orphans(connection, self._replica, limit - len(adopted))
+                wanted = limit - len(adopted)
+                sweep = self._sweep or Sweep(statements.other_owners(connection, self._replica))
+                found = statements.orphans(connection, sweep, wanted)
                 taken = [replace(row, version=row.version + 1, owner=self._replica, write_id=ADOPTED) for row in found]
                 statements.take_over(connection, taken)
                 self._undelivered.update((row.key, row) for row in taken)
+            # Not before the commit: what was not written after all is to be found again.
+            self._sweep = sweep.beyond(found, wanted)
             return adopted + taken
         except SQLAlchemyError:
             self._writer.disconnect()

@@ -8,11 +8,25 @@ from one read of what is there: an append has succeeded if the stored version an
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from heapq import nsmallest
 from itertools import islice
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, RowMapping, Select, bindparam, func, select, true, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    RowMapping,
+    Select,
+    bindparam,
+    func,
+    select,
+    text,
+    true,
+    tuple_,
+    union_all,
+)
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect, insert
 from sqlalchemy.sql import ClauseElement
 
@@ -20,6 +34,7 @@ from tcc_server.core.model import Key
 from tcc_server.log.rules import ADOPTED, read_state
 from tcc_server.log.schema import transactions
 from tcc_server.log.seam import READER, Filter, LogConflict, Row
+from tcc_server.log.sweep import OWNERS, Sweep
 
 _KEYS_AT_ONCE = 400
 """Keys in one statement: SQLite's oldest limit is 999 variables."""
@@ -91,14 +106,33 @@ def load(connection: Connection, keys: Collection[Key]) -> dict[Key, Row]:
 
 def newest(connection: Connection, wanted: Filter, limit: int, after: tuple[float, str] | None) -> list[Row]:
     """Up to `limit` rows by filter, without bodies, newest begin first, after begun_at and gid of the page before."""
-    query = (
-        select(*(column for column in _column if column is not _column.body))
-        .where(_column.namespace == wanted.namespace)
-        .order_by(_column.begun_at.desc(), _column.gid.desc())
-        .limit(limit)
+    return [_row(found) for found in connection.execute(_newest(wanted, limit, after)).mappings()]
+
+
+def _newest(wanted: Filter, limit: int, after: tuple[float, str] | None) -> Select[Any] | CompoundSelect[Any]:
+    """The query of `newest`, put so that one index finds the rows and gives them in order, whatever else there is.
+
+    The index on the state has this order within each state only. So each state gives its newest, all at one moment, and
+    the newest of these are the answer. That costs what the page costs, however many rows there are.
+    """
+    states = list(dict.fromkeys(state.value for state in wanted.states))
+    if wanted.gids or wanted.attention:  # these have an index of their own, and few rows
+        return _of(wanted, limit, after, _column.state.concat("").in_(states) if states else true())
+    if len(states) < 2:
+        return _of(wanted, limit, after, _column.state == states[0] if states else true())
+    newest_of_each = (_of(wanted, limit, after, _column.state == state).subquery() for state in states)
+    merged = union_all(*(select(each) for each in newest_of_each))
+    columns = merged.selected_columns
+    return merged.order_by(columns.begun_at.desc(), columns.gid.desc()).limit(limit)
+
+
+def _of(wanted: Filter, limit: int, after: tuple[float, str] | None, of_states: ColumnElement[bool]) -> Select[Any]:
+    """The query of `newest`, with that condition on the state."""
+    # With gids the keys find the rows; no index may offer to walk through all of them in the right order.
+    begun_at = _column.begun_at + 0.0 if wanted.gids else _column.begun_at
+    query = select(*(column for column in _column if column is not _column.body)).where(
+        _column.namespace == wanted.namespace, of_states
     )
-    if wanted.states:
-        query = query.where(_column.state.in_([state.value for state in wanted.states]))
     if wanted.attention is not None:  # spelled out, not bound: so that the partial index serves it
         marked = _column.attention.is_(true())
         query = query.where(marked if wanted.attention else ~marked)
@@ -107,23 +141,49 @@ def newest(connection: Connection, wanted: Filter, limit: int, after: tuple[floa
     if wanted.gids:
         query = query.where(_column.gid.in_(list(wanted.gids)))
     if wanted.begun_from is not None:
-        query = query.where(_column.begun_at >= wanted.begun_from)
+        query = query.where(begun_at >= wanted.begun_from)
     if wanted.begun_before is not None:
-        query = query.where(_column.begun_at < wanted.begun_before)
+        query = query.where(begun_at < wanted.begun_before)
     if after is not None:
-        query = query.where(tuple_(_column.begun_at, _column.gid) < after)
-    return [_row(found) for found in connection.execute(query).mappings()]
+        query = query.where(tuple_(begun_at, _column.gid) < after)
+    return query.order_by(begun_at.desc(), _column.gid.desc()).limit(limit)
 
 
-def orphans(connection: Connection, owner: str, limit: int) -> list[Row]:
-    """Unfinished rows that others own and this version can read, earliest wake_at first."""
-    query = (
-        select(transactions)
-        .where(_column.wake_at.is_not(None), _column.owner != owner, _column.min_reader <= READER)
-        .order_by(_column.wake_at, _column.namespace, _column.gid)
-        .limit(limit)
+_OWNERS = text(
+    f"WITH RECURSIVE {OWNERS} SELECT owner FROM owners WHERE owner IS NOT NULL AND owner <> :me"  # noqa: S608  our own names
+)
+
+_ORPHANS = (
+    select(_column.wake_at, _column.namespace, _column.gid)
+    .where(
+        _column.owner == bindparam("owner"),
+        _column.wake_at.is_not(None),
+        _column.min_reader <= READER,
+        tuple_(_column.wake_at, _column.namespace, _column.gid)
+        > tuple_(bindparam("wake_at"), bindparam("namespace"), bindparam("gid")),
     )
-    return [_row(found) for found in connection.execute(query).mappings()]
+    .order_by(_column.wake_at, _column.namespace, _column.gid)
+    .limit(bindparam("most"))
+)
+
+
+def other_owners(connection: Connection, owner: str) -> list[str]:
+    """Who else owns unfinished rows."""
+    return list(connection.execute(_OWNERS, {"me": owner}).scalars())
+
+
+def orphans(connection: Connection, sweep: Sweep, limit: int) -> list[Row]:
+    """The next unfinished rows of those owners that this version can read, earliest wake_at first."""
+    wake_at, namespace, gid = sweep.after
+    values = {"wake_at": wake_at, "namespace": namespace, "gid": gid, "most": limit}
+    found = (
+        (row.wake_at, row.namespace, row.gid)
+        for owner in sweep.owners
+        for row in connection.execute(_ORPHANS, {**values, "owner": owner})
+    )
+    keys = [Key(of_namespace, of_gid) for _, of_namespace, of_gid in nsmallest(limit, found)]
+    rows = load(connection, keys)
+    return [rows[key] for key in keys]
 
 
 def take_over(connection: Connection, rows: Sequence[Row]) -> None:

@@ -73,6 +73,17 @@ async def test_list_filters(log: Log, wanted: Filter, expected: list[str]) -> No
     assert gids((await log.list(wanted, 100)).rows) == expected
 
 
+async def test_pages_of_several_states_are_in_one_order_and_a_state_named_twice_counts_once(log: Log) -> None:
+    for gid, begun_at in {"a": 1.0, "b": 2.0, "c": 2.0, "d": 3.0, "e": 4.0, "f": 5.0}.items():
+        row = new_row(gid, begun_at=begun_at, state=State.CONFIRMING if gid in "be" else State.TRYING)
+        await log.append(row)
+        if gid in "df":
+            await log.append(finished(row))
+    wanted = Filter("default", states=[State.CONFIRMING, State.TRYING, State.CANCELLING, State.TRYING])
+    assert await pages(log, wanted, 2) == [["e", "c"], ["b", "a"]]
+    assert await pages(log, wanted, 10) == [["e", "c", "b", "a"]]
+
+
 @pytest.mark.parametrize("token", ["", "x", "!!!!", "bnVsbA", "WzEsMl0", "WzEuMCwgMl0", "\u00e9", "WzEuMCwiYSIsMV0"])
 async def test_a_page_token_that_no_list_gave_is_an_error(log: Log, token: str) -> None:
     with pytest.raises(ValueError, match="page token"):
@@ -101,6 +112,28 @@ async def test_adopt_takes_unfinished_rows_of_the_dead_earliest_wake_first(place
     assert gids(await log.adopt(2)) == ["soon", "mid"]
     assert gids(await log.adopt(2)) == ["late"]
     assert await log.adopt(2) == []
+
+
+async def test_what_several_dead_replicas_left_is_adopted_in_one_order(place: Place) -> None:
+    log = await place.start("z-first")
+    await log.append(new_row("a", wake_at=30.0))
+    await log.append(new_row("b", wake_at=10.0))
+    log = await place.restart("a-second")
+    await log.append(new_row("c", wake_at=20.0))
+    await log.append(new_row("unreadable", wake_at=15.0, min_reader=READER + 1))
+    await log.append(new_row("d", wake_at=10.0))
+    log = await place.restart("m-third")
+    await log.append(new_row("mine", wake_at=12.0))
+    assert [gids(await log.adopt(2)) for _ in range(3)] == [["b", "d"], ["c", "a"], []]
+
+
+async def test_rows_that_wake_at_the_same_moment_are_all_adopted_whatever_the_batch(place: Place) -> None:
+    rows = [new_row(f"t-{number % 5}", namespace=f"n-{number // 5}", wake_at=10.0) for number in range(25)]
+    log = await leave_open(place, *rows)
+    adopted: list[Row] = []
+    while batch := await log.adopt(3):
+        adopted += batch
+    assert [row.key for row in adopted] == [row.key for row in rows]
 
 
 async def test_an_adopted_row_is_the_stored_one_raised_by_one_with_the_new_owner(place: Place) -> None:

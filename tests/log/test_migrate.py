@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,10 @@ from tcc_server.log.migrate import current_revision, head_revision, migrate
 from tcc_server.log.postgres import PostgresLog
 from tcc_server.log.postgres_database import PostgresDatabase
 from tcc_server.log.schema import VERSION_TABLE, metadata
-from tcc_server.log.seam import LogUnavailable
+from tcc_server.log.seam import Log, LogUnavailable
 from tcc_server.log.sqlite import SqliteLog
 from tcc_server.log.sqlite_file import SqliteFile
-from tests.log.rows import new_row
+from tests.log.rows import finished, new_row
 from tests.servers.postgres import Postgres
 from tests.servers.running import RunningPostgres
 
@@ -68,7 +70,7 @@ async def test_a_newer_database_is_refused_untouched_and_says_to_upgrade(tmp_pat
     migrate(path)
     execute(path, "UPDATE tcc_log_version SET version_num = '9999'")
     log = SqliteLog(path, replica="first")
-    with pytest.raises(LogUnavailable, match=r"newer version \(revision 9999\).*knows up to 0002: upgrade"):
+    with pytest.raises(LogUnavailable, match=r"newer version \(revision 9999\).*knows up to 0003: upgrade"):
         await log.open()
     with pytest.raises(LogUnavailable, match="newer version"):
         migrate(path)
@@ -101,8 +103,8 @@ NEXT_REVISION = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 
 def upgrade():
     op.add_column("tcc_transaction", sa.Column("extra", sa.String))
@@ -112,12 +114,12 @@ def upgrade():
 
 @pytest.fixture
 def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of a revision 0003 that this version is made to know; the database at tcc.db is at 0002."""
+    """The file of a revision 0004 that this version is made to know; the database at tcc.db is at 0003."""
     migrate(tmp_path / "tcc.db")
     scripts = tmp_path / "scripts"
     shutil.copytree(migrations.SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(migrations, "SCRIPTS", scripts)
-    script = scripts / "versions" / "r0003_next.py"
+    script = scripts / "versions" / "r0004_next.py"
     script.write_text(NEXT_REVISION.format(then="pass"))
     return script
 
@@ -125,13 +127,13 @@ def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_an_older_database_is_left_to_tcc_migrate_unless_asked(tmp_path: Path, next_revision: Path) -> None:
     path = tmp_path / "tcc.db"
     careful = SqliteLog(path, replica="first", auto_migrate=False)
-    with pytest.raises(LogUnavailable, match=r"older version \(revision 0002\).*needs 0003: run `tcc migrate`"):
+    with pytest.raises(LogUnavailable, match=r"older version \(revision 0003\).*needs 0004: run `tcc migrate`"):
         await careful.open()
-    assert current_revision(path) == "0002"
+    assert current_revision(path) == "0003"
     embedded = SqliteLog(path, replica="first")
     await embedded.open()
     await embedded.close()
-    assert current_revision(path) == "0003"
+    assert current_revision(path) == "0004"
 
 
 def test_a_migration_that_fails_half_way_leaves_the_old_schema(tmp_path: Path, next_revision: Path) -> None:
@@ -140,8 +142,45 @@ def test_a_migration_that_fails_half_way_leaves_the_old_schema(tmp_path: Path, n
     next_revision.write_text(NEXT_REVISION.format(then='op.execute("SELECT nonsense")'))
     with pytest.raises(LogUnavailable, match="nonsense"):
         migrate(path)
-    assert current_revision(path) == "0002"
+    assert current_revision(path) == "0003"
     assert ddl_of(path) == before
+
+
+@contextmanager
+def version_of_0002(tmp_path: Path) -> Iterator[None]:
+    """This version as if 0002 were its head still."""
+    scripts = tmp_path / "scripts"
+    shutil.copytree(migrations.SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__", "r0003_*"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(migrations, "SCRIPTS", scripts)
+        yield
+
+
+async def leave_open(log: Log) -> None:
+    """Some rows of a replica that is gone then, one of them finished."""
+    await log.open()
+    done = new_row("done")
+    for row in (done, finished(done), *(new_row(f"t-{number}", wake_at=float(number)) for number in range(5))):
+        await log.append(row)
+    await log.close()
+
+
+async def adopt_in_batches(log: Log) -> list[str]:
+    await log.open()
+    gids = [row.key.gid for _ in range(3) for row in await log.adopt(2)]
+    await log.close()
+    return gids
+
+
+async def test_a_database_of_0002_keeps_its_rows_and_they_are_adopted(tmp_path: Path) -> None:
+    path = tmp_path / "tcc.db"
+    with version_of_0002(tmp_path):
+        await leave_open(SqliteLog(path, replica="first"))
+    assert current_revision(path) == "0002"
+    with pytest.raises(LogUnavailable, match=r"older version \(revision 0002\).*run `tcc migrate`"):
+        await SqliteLog(path, replica="second", auto_migrate=False).open()
+    assert migrate(path) == "0003"
+    assert await adopt_in_batches(SqliteLog(path, replica="second")) == [f"t-{number}" for number in range(5)]
 
 
 async def test_migrate_refuses_while_a_manager_runs_but_the_revision_can_be_read(tmp_path: Path) -> None:
@@ -212,6 +251,21 @@ def _indexes(connection: Connection) -> list[tuple[str, str]]:
         *((name, ddl) for name, ddl in connection.execute(query, {"version": VERSION_TABLE})),
         *((name, kind) for name, kind in connection.execute(columns)),
     ]
+
+
+async def test_a_postgresql_database_of_0002_keeps_its_rows_and_they_are_adopted(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    with version_of_0002(tmp_path):
+        await leave_open(PostgresLog(postgres_url, replica="first", auto_migrate=True))
+        running = PostgresLog(postgres_url, replica="running")
+        await running.open()
+    with pytest.raises(LogUnavailable, match=r"older version \(revision 0002\).*run `tcc migrate`"):
+        await PostgresLog(postgres_url, replica="second").open()
+    assert await migrations.migrate_postgres(postgres_url) == "0003"
+    await running.append(new_row("while it runs"))
+    assert await adopt_in_batches(PostgresLog(postgres_url, replica="second")) == [f"t-{number}" for number in range(5)]
+    await running.close()
 
 
 async def test_a_postgresql_database_is_left_to_tcc_migrate(postgres_url: str) -> None:
