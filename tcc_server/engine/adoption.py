@@ -1,7 +1,8 @@
 """Adoption: unfinished transactions of dead replicas find somebody who goes on with them.
 
 At start, and from then on about once a second where the log is shared. Batches are small and the pauses jittered, so
-that replicas that look at the same time share the work of a dead one.
+that replicas that look at the same time share the work of a dead one, and that whoever asks for something new meanwhile
+does not wait for a hundred thousand old ones. A request for an old one that is not adopted yet takes it over by itself.
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ class Adoption:
         self._resume = resume
         self._rng = rng
         self._looking: asyncio.Task[None] | None = None
+        self._adopted = 0  # since the last time that there was none left
 
     async def start(self) -> None:
-        """Adopt what there is, then go on looking where others may die. Raises LogUnavailable."""
-        await self._adopt()
-        if self._log.shared:
-            self._looking = asyncio.create_task(self._look(), name="adoption")
+        """Adopt a first batch, then go on beside other work: until all is adopted, or, where others may die, for ever.
+
+        Raises LogUnavailable if the first one does.
+        """
+        is_more = await self._adopt()
+        if is_more or self._log.shared:
+            self._looking = asyncio.create_task(self._look(is_more), name="adoption")
 
     async def close(self) -> None:
         """Look no more."""
@@ -48,25 +53,30 @@ class Adoption:
             self._looking.cancel()
             await asyncio.wait({self._looking})
 
-    async def _look(self) -> None:
+    async def _look(self, is_more: bool) -> None:
         failing = False
-        while True:
-            await asyncio.sleep(_PAUSE * (0.5 + self._rng.uniform()))
+        while is_more or self._log.shared:
+            if is_more and not failing:
+                await asyncio.sleep(_BETWEEN_BATCHES * self._rng.uniform())
+            else:
+                await asyncio.sleep(_PAUSE * (0.5 + self._rng.uniform()))
             try:
-                await self._adopt()
+                is_more = await self._adopt()
                 failing = False
             except LogUnavailable as error:
                 if not failing:
                     _log.warning("adoption_failed", error=str(error))
                 failing = True
 
-    async def _adopt(self) -> None:
-        while True:
-            rows = await self._log.adopt(BATCH)
-            for row in rows:
-                self._resume(row)
-            if self._looking is not None and rows:
-                _log.info("adopted", transactions=len(rows))
-            if len(rows) < BATCH:
-                return
-            await asyncio.sleep(_BETWEEN_BATCHES * self._rng.uniform())
+    async def _adopt(self) -> bool:
+        """One batch; whether there may be more."""
+        rows = await self._log.adopt(BATCH)
+        for row in rows:
+            self._resume(row)
+        self._adopted += len(rows)
+        if len(rows) == BATCH:
+            return True
+        if self._adopted:
+            _log.info("adopted", transactions=self._adopted)
+            self._adopted = 0
+        return False
