@@ -10,7 +10,7 @@ from tests.links.participant import Links, links
 from tests.rabbitmq.broker import forget_queues
 
 
-@pytest.fixture(params=["grpc", "local"], name="links")
+@pytest.fixture(params=["lists", "known", "calls", "local"], name="links")
 async def _links(request: pytest.FixtureRequest) -> AsyncIterator[Links]:
     url = None
     if request.param == "rabbitmq":

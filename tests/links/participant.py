@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
+import grpc.aio
 from google.protobuf.empty_pb2 import Empty
 
 import tcc
@@ -95,14 +96,30 @@ class Links:
             return await self.outcomes.get()
 
 
+class Passing(grpc.aio.ServerInterceptor):
+    """Does nothing; but a server with an interceptor takes no lists."""
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        return await continuation(details)
+
+
 @asynccontextmanager
 async def links(kind: str, rabbitmq: str | None = None) -> AsyncIterator[Links]:
-    """Links of a kind: `grpc`, `local`, or `rabbitmq` with its URL."""
+    """Links of a kind.
+
+    Args:
+        kind: `lists` on streams that are found out first, or `known`; `calls` of the methods; `local`; `rabbitmq`.
+        rabbitmq: its URL, for that kind.
+    """
     services = {"told": Told(), "other": Told()}
     servers = {}
     for name, service in services.items():
         servers[name] = tcc.ParticipantServer(
-            "127.0.0.1:0", fence=tcc.MemoryFence(row_wait=0.2), name=name, rabbitmq=rabbitmq
+            "127.0.0.1:0",
+            fence=tcc.MemoryFence(row_wait=0.2),
+            name=name,
+            rabbitmq=rabbitmq,
+            interceptors=(Passing(),) if kind == "calls" else (),
         )
         add_AccountsServicer_to_server(service, servers[name])
         if kind != "local":
@@ -113,6 +130,10 @@ async def links(kind: str, rabbitmq: str | None = None) -> AsyncIterator[Links]:
     if kind != "local":
         channels = Channels({name: f"127.0.0.1:{server.port}" for name, server in servers.items()})
         caller, courier = GrpcCaller(channels), DirectCourier(channels)
+        if kind == "known":
+            for name in servers:
+                streams = channels.streams(name)
+                streams._tries.works = streams._commands.works = True
         if rabbitmq is not None:
             courier = RabbitCourier(rabbitmq, replica="r", participants=servers, answer_wait=Policy().answer_wait)
     else:

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tcc.v1 import transaction_pb2
 from tests.links.participant import Links, command
 
-pytestmark = pytest.mark.parametrize("links", ["grpc", "local", "rabbitmq"], indirect=True)
+pytestmark = pytest.mark.parametrize("links", ["lists", "known", "calls", "local", "rabbitmq"], indirect=True)
 
 DONE = transaction_pb2.OUTCOME_KIND_DONE
 RETRY = transaction_pb2.OUTCOME_KIND_RETRY
