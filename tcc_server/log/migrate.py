@@ -165,13 +165,16 @@ async def prepare_postgres(database: PostgresDatabase, *, may_migrate: bool) -> 
         LogUnavailable: as `prepare`, or it cannot be reached.
     """
 
-    def bring_up(connection: Connection) -> None:
-        if is_behind(revision_of(connection, database.name), database.name, may_migrate=may_migrate):
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATING})"))
-            if revision_of(connection, database.name) != head_revision():  # nobody else did it while we waited
-                upgrade(connection)
+    def find_out(connection: Connection) -> bool:
+        return is_behind(revision_of(connection, database.name), database.name, may_migrate=may_migrate)
 
-    await database.transaction(bring_up)
+    def bring_up(connection: Connection) -> None:
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATING})"))
+        if find_out(connection):  # nobody else did it while we waited
+            upgrade(connection)
+
+    if await database.transaction(find_out):
+        await database.migration(bring_up)
 
 
 async def _postgres_revision(database: PostgresDatabase) -> str | None:

@@ -27,6 +27,9 @@ CONNECT_TIMEOUT = 5.0
 COMMAND_TIMEOUT = 10.0
 """Seconds for one statement, commit included; then its result is unknown, and its connection is dropped."""
 
+MIGRATION_TIMEOUT = 3600.0
+"""Seconds for one statement of a migration: an index of a large table takes its time."""
+
 _SETTINGS = {
     "application_name": "tcc-manager",
     "default_transaction_isolation": "read committed",
@@ -98,6 +101,7 @@ class PostgresDatabase:
             self._url = parsed.set(drivername="postgresql+asyncpg")
             self._engines: list[AsyncEngine] = []
             self._own = self.engine(1)
+            self._migrating = self.engine(1, timeout=MIGRATION_TIMEOUT)
         except (ArgumentError, InvalidRequestError, ValueError):
             raise LogUnavailable(
                 "the log's URL cannot be read: write it like postgresql://USER:PASSWORD@HOST:5432/DATABASE"
@@ -108,14 +112,21 @@ class PostgresDatabase:
             ) from error
         self.name = parsed.render_as_string(hide_password=True)
 
-    def engine(self, connections: int, **options: Any) -> AsyncEngine:
-        """A further engine, with at most so many connections; closed with the database."""
+    def engine(self, connections: int, *, timeout: float | None = None, **options: Any) -> AsyncEngine:
+        """A further engine, with at most so many connections; closed with the database.
+
+        Args:
+            connections: that it may have.
+            timeout: seconds for one statement; COMMAND_TIMEOUT if None.
+            options: of SQLAlchemy's `create_async_engine`.
+        """
+        limit = COMMAND_TIMEOUT if timeout is None else timeout
         engine = create_async_engine(
             self._url,
             pool_size=connections,
             max_overflow=0,
             pool_timeout=CONNECT_TIMEOUT,
-            connect_args={"timeout": CONNECT_TIMEOUT, "command_timeout": COMMAND_TIMEOUT, "server_settings": _SETTINGS},
+            connect_args={"timeout": CONNECT_TIMEOUT, "command_timeout": limit, "server_settings": _SETTINGS},
             **options,
         )
         self._engines.append(engine)
@@ -123,8 +134,15 @@ class PostgresDatabase:
 
     async def transaction(self, work: Callable[[Connection], _Result]) -> _Result:
         """Run something in a transaction of its own. Raises LogUnavailable."""
+        return await self._transaction(self._own, work)
+
+    async def migration(self, work: Callable[[Connection], _Result]) -> _Result:
+        """As `transaction`, for what may take long. Raises LogUnavailable."""
+        return await self._transaction(self._migrating, work)
+
+    async def _transaction(self, engine: AsyncEngine, work: Callable[[Connection], _Result]) -> _Result:
         try:
-            async with self._own.begin() as connection:
+            async with engine.begin() as connection:
                 await connection.execute(text("SET LOCAL lock_timeout = '60s'"))
                 return await connection.run_sync(work)
         except LogUnavailable:

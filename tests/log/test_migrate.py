@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-from tcc_server.log import migrate as migrations
+from tcc_server.log import migrate as migrations, postgres_database
 from tcc_server.log.migrate import current_revision, head_revision, migrate
 from tcc_server.log.postgres import PostgresLog
 from tcc_server.log.postgres_database import PostgresDatabase
@@ -266,6 +266,19 @@ async def test_a_postgresql_database_of_0002_keeps_its_rows_and_they_are_adopted
     await running.append(new_row("while it runs"))
     assert await adopt_in_batches(PostgresLog(postgres_url, replica="second")) == [f"t-{number}" for number in range(5)]
     await running.close()
+
+
+async def test_a_migration_may_take_longer_than_any_other_statement(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await migrations.migrate_postgres(postgres_url)
+    scripts = tmp_path / "scripts"
+    shutil.copytree(migrations.SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
+    slow = NEXT_REVISION.format(then='op.execute("SELECT pg_sleep(1.0)")')
+    (scripts / "versions" / "r0004_next.py").write_text(slow)
+    monkeypatch.setattr(migrations, "SCRIPTS", scripts)
+    monkeypatch.setattr(postgres_database, "COMMAND_TIMEOUT", 0.5)
+    assert await migrations.migrate_postgres(postgres_url) == "0004"
 
 
 async def test_a_postgresql_database_is_left_to_tcc_migrate(postgres_url: str) -> None:
