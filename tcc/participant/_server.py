@@ -65,8 +65,8 @@ class ParticipantServer(grpc.aio.Server):
         interceptors: for calls by gRPC; what comes as a command does not pass them. With any, managers call method by
             method and not in lists, which costs more.
         options: gRPC channel arguments, over the server's own.
-        maximum_concurrent_rpcs: calls over these are answered RESOURCE_EXHAUSTED, which a manager repeats; None: no
-            limit.
+        maximum_concurrent_rpcs: calls over these, and items of a stream, are answered RESOURCE_EXHAUSTED, which a
+            manager repeats; None: no limit.
         tracer_provider: OpenTelemetry's; None: the process's own. See `tcc.tracing.export`.
 
         rabbitmq: `amqp://USER:PASSWORD@HOST:PORT/VHOST` to consume commands from beside serving gRPC; None: commands
@@ -119,7 +119,13 @@ class ParticipantServer(grpc.aio.Server):
         self._server: grpc.aio.Server | None = None
         self._port: int | None = None
         self._stopped = asyncio.Event()
-        self._service = ParticipantService(self.describe, self._runtime, self._tracing, streams=not self._interceptors)
+        self._service = ParticipantService(
+            self.describe,
+            self._runtime,
+            self._tracing,
+            streams=not self._interceptors,
+            at_once=maximum_concurrent_rpcs,
+        )
         participant_pb2_grpc.add_ParticipantServicer_to_server(self._service, self)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -22,8 +23,8 @@ from tcc.v1 import participant_pb2, participant_pb2_grpc, transaction_pb2
 _TryItem = participant_pb2.TryStreamRequest.Item
 _TryAnswer = participant_pb2.TryStreamResponse.Item
 
-_AT_ONCE = 1000
-"""Items of one stream that are worked on at a time."""
+_MUCH_TO_DO = 1.0
+"""Seconds after which a command is to come again that there was no room for."""
 _LAST_WORD = 0.2
 """Seconds in which a watcher of health may hear of the end; one that watches an unknown service hears nothing."""
 
@@ -36,6 +37,7 @@ class ParticipantService(participant_pb2_grpc.ParticipantServicer):
         runtime: runs the phases.
         tracing: makes their spans.
         streams: offer the streams. Without them managers call the methods themselves, and interceptors see each call.
+        at_once: Tries, and commands, of one stream that are worked on at a time; None: any number.
     """
 
     def __init__(
@@ -45,16 +47,21 @@ class ParticipantService(participant_pb2_grpc.ParticipantServicer):
         tracing: Tracing,
         *,
         streams: bool,
+        at_once: int | None,
     ) -> None:
         self._describe = describe
         self._runtime = runtime
         self._tracing = tracing
         self._streams = streams
         self._tries: ListServer[_TryItem, _TryAnswer] = ListServer(
-            lambda message: message.items, self._try, _failed_try, _pack_tries, at_once=_AT_ONCE
+            lambda message: message.items, self._try, _failed_try, _pack_tries, at_once=at_once or sys.maxsize
         )
         self._commands: ListServer[participant_pb2.Command, participant_pb2.Outcome] = ListServer(
-            lambda message: message.commands, self._command, _failed_command, _pack_outcomes, at_once=_AT_ONCE
+            lambda message: message.commands,
+            self._command,
+            _failed_command,
+            _pack_outcomes,
+            at_once=at_once or sys.maxsize,
         )
 
     async def Describe(  # noqa: N802  gRPC names it
@@ -128,7 +135,7 @@ def _failed_try(item: _TryItem, code: grpc.StatusCode, text: str) -> _TryAnswer:
 
 
 def _failed_command(command: participant_pb2.Command, code: grpc.StatusCode, text: str) -> participant_pb2.Outcome:
-    return participant_pb2.Outcome(
+    outcome = participant_pb2.Outcome(
         namespace=command.namespace,
         gid=command.gid,
         branch=command.branch,
@@ -138,6 +145,10 @@ def _failed_command(command: participant_pb2.Command, code: grpc.StatusCode, tex
         code=code.value[0],
         message=text,
     )
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:  # nothing failed: there is too much to do
+        outcome.kind = transaction_pb2.OUTCOME_KIND_BUSY
+        outcome.retry_after.CopyFrom(wire.seconds(_MUCH_TO_DO))
+    return outcome
 
 
 class _WatchOver(Exception):
