@@ -1,4 +1,5 @@
-"""Runs a module as `python -m` does, on uvloop, and counts what it does while it runs.
+"""Runs a module as `python -m` does, as docs/first-participant.md advises (uvloop, a garbage collector that looks less
+often), and counts what it does while it runs.
 
     python -m benchmarks.counted FILE MODULE [ARGUMENT ...]
 
@@ -16,6 +17,7 @@ What is counted twice (a call repeated, a row written again) has happened twice.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import runpy
@@ -41,6 +43,7 @@ def main(file: str, module: str, *arguments: str) -> None:
     _count_rows(tally)
     _count_lists(tally)
     uvloop.install()
+    gc.set_threshold(50_000, 50, 100)
     logging.getLogger("tcc").setLevel(logging.WARNING)  # that it was told to end is no news here
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -19,7 +19,7 @@ from tcc.v1.participant_pb2 import Command, Outcome, TryStreamRequest, TryStream
 _SERVICE: Final = "/tcc.v1.Participant/"
 M = TypeVar("M")
 R = TypeVar("R")
-_Opens: TypeAlias = grpc.aio.StreamStreamMultiCallable[bytes, M]
+_Opens: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, M]"  # generic for type checkers only
 CommandKey: TypeAlias = tuple[str, str, str, int, int]
 
 
