@@ -28,7 +28,7 @@ LEVELS = (1, 16, 64, 256)
 
 QUICK = {"W1": (1, 64), "W2": (64, 256), "W3": (64,)}
 """The headline rows."""
-_QUICK_SECONDS = 1.6
+_QUICK_SECONDS = 1.2
 _BUSY = 0.5
 
 
