@@ -27,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-full test test-floor servers lint format pytest protos protos-check docs test-node freeze-protos bench bench-quick bench-compare bench-scaling bench-plots \
+.PHONY: help venv demo demo-full test test-floor test-outage servers lint format pytest protos protos-check docs test-node freeze-protos bench bench-quick bench-compare bench-scaling bench-plots \
         bench-publish clean check-python
 
 help: ## Show this list
@@ -60,6 +60,9 @@ pytest: $(READY) servers ## Run the tests alone
 test-floor: ## Run the tests with the oldest versions that are supported
 	@$(MAKE) --no-print-directory pytest VENV=.venv-floor CONSTRAINTS=constraints-floor.txt \
 	  PYTEST_ARGS="--ignore=tests/project --ignore=tests/typing --ignore=tests/versions $(PYTEST_ARGS)"
+
+test-outage: $(READY) servers ## Stop RabbitMQ for 30 s under load (in make test it is a few seconds)
+	@TCC_TEST_OUTAGE=30 $(BIN)/pytest tests/rabbitmq/test_broker_faults.py -k stopped $(PYTEST_ARGS)
 
 protos: $(READY) $(GENERATOR_READY) ## Generate the committed stubs from protos/
 	@$(PROTOS) write

@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
+from tcc.streams._asking import ACCEPTED
+
 ItemT = TypeVar("ItemT")
 AnswerT = TypeVar("AnswerT")
 
@@ -58,6 +60,7 @@ class ListServer(Generic[ItemT, AnswerT]):
         """
         if self._ending:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this server is shutting down")
+        await context.send_initial_metadata(((ACCEPTED, "1"),))
         stream = _Stream(self, context)
         self._streams.add(stream)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 import grpc
@@ -19,6 +20,10 @@ LIST_BYTES: Final = 1024 * 1024
 
 _ASK_AGAIN: Final = 60.0
 """Seconds after which a server without the stream is asked for it again: it may have been replaced."""
+ACCEPTED: Final = "tcc-lists"
+"""Initial metadata by which a server accepts a stream of lists."""
+_FIRST_WORD: Final = 1.0
+"""Seconds that a stream's first list waits for it; a server that says nothing gets the list then."""
 _ITEM_TAG: Final = b"\x0a"
 """Field 1, with a length."""
 _DOWN: Final = (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
@@ -71,6 +76,18 @@ class _Asked(Generic[K, A, R]):
             self.future.set_result(self.read(answer))
         except Exception as error:
             self.future.set_exception(error)
+
+
+async def _let_it_answer(call: grpc.aio.StreamStreamCall[bytes, Any]) -> None:
+    """Waits until the server has accepted the stream, which `ListServer` says at once.
+
+    A write that meets a refusal would hide it: grpc.aio then makes an INTERNAL of what was UNIMPLEMENTED.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_FIRST_WORD):
+            told = await call.initial_metadata()
+            if ACCEPTED not in {entry[0] for entry in told or ()}:
+                await asyncio.sleep(_FIRST_WORD)  # a refusal: its status is on its way
 
 
 def _is_told_to_end() -> bool:
@@ -213,11 +230,31 @@ class ListStream(Generic[K, A]):
         except grpc.aio.UsageError as error:
             self._take()  # these count as asked, or a channel that is closed would be asked for ever
             return StreamEnded(grpc.StatusCode.CANCELLED, str(error))
+        # The writer first: an item counts as asked before the reader can hear that the stream is over.
+        writer = loop.create_task(self._write(call), name="list-stream-writer")
         reader = loop.create_task(self._read(call), name="list-stream-reader")
         try:
-            while not reader.done():
+            return await reader
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        finally:
+            # Not the other way round: a write that meets the stream's end may never be over.
+            for task in (reader, writer):
+                task.cancel()
+            await asyncio.wait({reader, writer})
+
+    async def _write(self, call: grpc.aio.StreamStreamCall[bytes, Any]) -> None:
+        """Sends lists until it is cancelled, or the stream is over, of which its reader knows why."""
+        loop = asyncio.get_running_loop()
+        accepted = False
+        try:
+            while True:
                 batch = self._take()
                 if batch:
+                    if not accepted:
+                        await _let_it_answer(call)
+                        accepted = True
                     self.lists += 1
                     self.items += len(batch)
                     await call.write(listed(batch))
@@ -225,15 +262,10 @@ class ListStream(Generic[K, A]):
                     self._idle = loop.create_future()
                     await self._idle
         except _DOWN:
-            pass  # the stream is over, and its reader knows why
-        except asyncio.CancelledError:
-            if _is_told_to_end():
-                call.cancel()
-                reader.cancel()
-                await asyncio.wait({reader})
-                raise
-            # gRPC cancels who writes on a channel that is closed; the reader hears of it too.
-        return await reader
+            pass
+        except Exception:
+            call.cancel()  # a bug: nobody would write the rest
+            raise
 
     def _take(self) -> list[bytes]:
         """The next list, in order of arrival; its items are asked from now on."""
@@ -272,5 +304,3 @@ class ListStream(Generic[K, A]):
         except Exception:
             call.cancel()  # what came cannot be read: nobody would answer the rest
             raise
-        finally:
-            self._wake()

@@ -6,6 +6,7 @@ Promise 6 of DESIGN.md: RabbitMQ may lose everything.
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
 
@@ -15,6 +16,9 @@ from tests.rabbitmq.installation import installation
 from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitMQ
 
+OUTAGE = float(os.environ.get("TCC_TEST_OUTAGE", "0"))
+"""Seconds for which it is stopped at least; `make test-outage` makes it 30."""
+
 
 @pytest.fixture
 def names(name: str) -> tuple[str, str]:
@@ -22,6 +26,8 @@ def names(name: str) -> tuple[str, str]:
 
 
 async def test_stopped_and_started_under_load(broker: RabbitMQ, names: tuple[str, str]) -> None:
+    loop = asyncio.get_running_loop()
+    away_until = loop.time() + OUTAGE
     async with installation(broker.url, *names) as running:
         try:
             async with running.traffic(clients=4):
@@ -30,6 +36,8 @@ async def test_stopped_and_started_under_load(broker: RabbitMQ, names: tuple[str
                 await until(lambda: running.courier.waiting > 0)
                 published = running.courier.published
                 await running.until_taken(100)
+                while loop.time() < away_until:
+                    await running.until_taken(20)
                 assert running.courier.published == published  # nothing can leave, and nobody tries
                 assert running.courier.waiting <= 2 * running.engine.open_transactions
         finally:

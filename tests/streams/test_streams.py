@@ -9,7 +9,7 @@ import grpc
 import pytest
 from hypothesis import given, strategies as st
 
-from tcc.streams import NotOffered, StreamEnded, listed
+from tcc.streams import NotOffered, StreamEnded, _asking, listed
 from tcc.v1 import participant_pb2 as pb
 from tests.streams.conftest import Item, Line, Service, item, start
 
@@ -115,6 +115,21 @@ async def test_a_server_without_the_stream_is_not_asked_again_for_a_while(line: 
     assert {type(end) for end in ends} == {NotOffered}
     assert not stream.offered
     assert line.service.arrived == []
+
+
+async def test_the_first_list_waits_for_the_server_s_word_so_that_no_write_hides_a_refusal(line: Line) -> None:
+    line.service.offered = False
+    for number in range(40):
+        with pytest.raises(NotOffered):
+            await line.stream().ask(number, item(number), PATIENCE)
+
+
+async def test_a_server_that_says_no_word_gets_the_list_after_a_while(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_asking, "_FIRST_WORD", 0.05)
+    monkeypatch.setattr(_asking, "ACCEPTED", "what no server says")
+    assert (await line.stream().ask(1, item(1, b"a"), PATIENCE)).reply == b"a"
 
 
 async def test_closing_ends_what_is_under_way_and_takes_nothing_more(line: Line) -> None:
