@@ -19,7 +19,7 @@ from tcc.v1 import transaction_pb2
 from tcc.v1.participant_pb2 import Command, Outcome
 from tcc_server.caller import metadata
 from tcc_server.caller.channels import Channels
-from tcc_server.caller.streams import Streams
+from tcc_server.caller.streams import Streams, end_if_dropped
 
 
 class CommandCaller:
@@ -50,7 +50,8 @@ class CommandCaller:
             return self._find_out(streams, command, path, timeout, begun)
         span = begun.__enter__()
         command.traceparent, command.tracestate = span.trace
-        return streams.put_command(command, timeout, partial(_ended, command, timeout, begun, span))
+        answer = streams.put_command(command, timeout, partial(_ended, command, timeout, begun, span))
+        return end_if_dropped(answer, begun, span)
 
     async def _find_out(
         self, streams: Streams, command: Command, path: str, timeout: float, begun: AbstractContextManager[Rpc]

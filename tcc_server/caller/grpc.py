@@ -17,7 +17,7 @@ from tcc.v1.transaction_pb2 import Metadata, Methods
 from tcc_server.caller import metadata
 from tcc_server.caller.channels import Channels
 from tcc_server.caller.seam import TryCall, TryReply
-from tcc_server.caller.streams import Streams
+from tcc_server.caller.streams import Streams, end_if_dropped
 from tcc_server.core import rules
 from tcc_server.core.model import Status
 
@@ -43,7 +43,8 @@ class GrpcCaller:
         if not streams.take_tries:
             return self._find_out(streams, call, begun)
         span = begun.__enter__()
-        return streams.put_try(_item(call, span.trace), call.timeout, partial(_ended, call, begun, span))
+        answer = streams.put_try(_item(call, span.trace), call.timeout, partial(_ended, call, begun, span))
+        return end_if_dropped(answer, begun, span)
 
     async def _find_out(self, streams: Streams, call: TryCall, begun: AbstractContextManager[Rpc]) -> TryReply:
         """The attempt as an item of a list, and as a call of its own where the participant takes no lists."""

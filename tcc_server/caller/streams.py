@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Final, TypeAlias, TypeVar
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
 
 from tcc.streams import ListStream, NotOffered
+from tcc.tracing import Rpc
 from tcc.v1 import participant_pb2
 from tcc.v1.participant_pb2 import Command, Outcome, TryStreamRequest, TryStreamResponse
 
@@ -85,6 +88,18 @@ class Streams:
     async def close(self) -> None:
         """End both; what is under way is unknown."""
         await asyncio.gather(self._tries.close(), self._commands.close())
+
+
+def end_if_dropped(answer: asyncio.Future[R], begun: AbstractContextManager[Rpc], span: Rpc) -> asyncio.Future[R]:
+    """Ends the span of an item that nobody waits for any more: its answer, if it comes, is read by nobody."""
+    if span.span.is_recording():
+        answer.add_done_callback(partial(_dropped, begun))
+    return answer
+
+
+def _dropped(begun: AbstractContextManager[Rpc], answer: asyncio.Future[Any]) -> None:
+    if answer.cancelled():
+        begun.__exit__(None, None, None)
 
 
 def _tries(message: TryStreamResponse) -> Iterable[tuple[int, TryStreamResponse.Item]]:
