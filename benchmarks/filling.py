@@ -16,6 +16,7 @@ from pathlib import Path
 from google.protobuf.message import Message
 
 from services.accounts.v1 import accounts_pb2 as pb
+from tcc_server.core.messages import Answer, Write
 from tcc_server.core.model import (
     Ask,
     Branch,
@@ -64,7 +65,8 @@ def fill(log: Path, count: int) -> None:
 def _rows(columns: list[str], count: int) -> Iterator[list[object]]:
     now = time.time()
     # Encoded once: what tells transactions apart, gid and times, stands in columns of its own.
-    row = encode(_confirmed(now), with_body=True, wake=None, at=Moment(0.0, now), write_id=bytes(16))
+    answer = Answer(_confirmed(now), (), (), Write.BODY, Moment(0.0, now), answered=1, wake=None)
+    row = encode(answer, write_id=bytes(16))
     values: dict[str, object] = {name: getattr(row, name) for name in columns if name not in {"namespace", "gid"}}
     values |= {"namespace": row.key.namespace, "state": row.state.value, "owner": _OWNER}
     dice = random.Random(count)  # noqa: S311  the same rows each time

@@ -1,4 +1,4 @@
-"""What a signal means: the events to record and the effects to perform. The second and last of the core's functions.
+"""What signals mean: the events to record and the effects to perform. The second and last of the core's functions.
 
 Laws kept here: Confirm is decided only when no branch stands in its way and no reservation expires too soon; nothing is
 decided twice; a branch joins only before the decision; an outcome counts only if its phase is the decision's; what is
@@ -7,8 +7,11 @@ owed is repeated until it is settled.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 from tcc_server.core import rules
-from tcc_server.core.evolve import evolve
+from tcc_server.core.evolve import Draft
 from tcc_server.core.messages import (
     Answer,
     CancelAsked,
@@ -94,38 +97,33 @@ def begin(
         branches=tuple(Branch(ask, try_deadline=_try_deadline(ask, at.mono, deadline)) for ask in asks or ()),
     )
     turn = _Turn(tx, circumstance, policy)
+    turn.draft = Draft.new(tx)
     for position in range(len(tx.branches)):
         turn.send_try(position)
-    return turn.answer(Write.BODY)
+    turn.write = Write.BODY
+    return turn.answer(0)
 
 
-def decide(tx: Transaction, signal: Signal, circumstance: Circumstance, policy: Policy) -> Answer:
-    """Answer a signal. A signal that means nothing now is answered with nothing."""
+def decide(tx: Transaction, signals: Iterable[Signal], circumstance: Circumstance, policy: Policy) -> Answer:
+    """Answer signals in their order, up to the first whose answer must be written, which the others must wait for.
+
+    A signal that means nothing now is answered with nothing.
+    """
     turn = _Turn(tx, circumstance, policy)
-    match signal:
-        case TryAnswered():
-            turn.try_answered(signal)
-        case OutcomeArrived():
-            turn.outcome_arrived(signal)
-        case TimerFired():
-            turn.timer_fired()
-        case EnlistAsked(ask):
-            turn.enlist(ask)
-        case ConfirmAsked():
-            turn.confirm()
-        case CancelAsked(reason):
-            turn.cancel(reason)
-        case ParticipantSeen(participant):
-            turn.seen(participant)
-        case Resumed():
-            turn.resume()
-    return turn.answer(turn.write)
+    answered = 0
+    for signal in signals:
+        _ANSWERS[type(signal)](turn, signal)
+        answered += 1
+        if turn.write:
+            break
+    return turn.answer(answered)
 
 
 def next_wake(tx: Transaction, policy: Policy) -> float | None:
     """When a TimerFired is wanted, on the monotonic clock; None: never."""
     if tx.state.is_final:
         return None
+    wake: float | None = None
     if tx.state is State.TRYING:
         wake = tx.deadline
         for branch in tx.branches:
@@ -134,12 +132,18 @@ def next_wake(tx: Transaction, policy: Policy) -> float | None:
             if is_trying(branch):
                 wake = min(wake, branch.try_deadline)
         return wake
-    times = [branch.due for branch in tx.branches if branch.due is not None]
+    for branch in tx.branches:
+        if branch.due is not None and (wake is None or branch.due < wake):
+            wake = branch.due
     if not tx.attention:
-        times.append(tx.decided + policy.attention_age)
+        wake = _earlier(wake, tx.decided + policy.attention_age)
     if tx.unrecorded:
-        times.append(tx.decided + policy.record_after)
-    return min(times, default=None)
+        wake = _earlier(wake, tx.decided + policy.record_after)
+    return wake
+
+
+def _earlier(one: float | None, other: float) -> float:
+    return other if one is None or other < one else one
 
 
 def is_trying(branch: Branch) -> bool:
@@ -152,31 +156,42 @@ def _try_deadline(ask: Ask, now: float, deadline: float) -> float:
 
 
 class _Turn:
-    """One answer in the making: the transaction as it stands, and what was said so far."""
+    """One answer in the making: the transaction as it stands, and what was said so far.
 
-    __slots__ = ("_dice", "_replica", "at", "effects", "events", "policy", "tx", "write")
+    Each event changes `tx` and the branches in it: whoever needs something of before must take it before `record`.
+    """
+
+    __slots__ = ("_dice", "_replica", "at", "draft", "effects", "events", "policy", "tx", "write")
 
     def __init__(self, tx: Transaction, circumstance: Circumstance, policy: Policy) -> None:
         self.tx = tx
-        self.at = circumstance.at
+        self.draft: Draft | None = None
         self.policy = policy
         self.events: list[Event] = []
         self.effects: list[Effect] = []
         self.write = Write.NOTHING
-        self._dice = circumstance.dice
-        self._replica = circumstance.replica
+        self.at, self._dice, self._replica = circumstance
 
-    def answer(self, write: Write) -> Answer:
-        after = self.tx
-        if write and after.unrecorded:
-            after = after.copied()
+    def answer(self, answered: int) -> Answer:
+        if self.write:
+            after = self._drafted().tx
             after.unrecorded = False
-        return Answer(after, tuple(self.events), tuple(self.effects), write)
+            after.version += 1
+        tx = self.tx
+        return Answer(tx, self.events, self.effects, self.write, self.at, answered, next_wake(tx, self.policy))
 
     def record(self, event: Event, write: Write = Write.NOTHING) -> None:
-        self.tx = evolve(self.tx, event)
+        draft = self.draft or self._drafted()
+        draft.apply(event)
         self.events.append(event)
-        self.write = max(self.write, write)
+        if write > self.write:
+            self.write = write
+
+    def _drafted(self) -> Draft:
+        if self.draft is None:
+            self.draft = Draft(self.tx)
+            self.tx = self.draft.tx
+        return self.draft
 
     def dice(self, position: int) -> float:
         # One throw for many branches: multiples of an irrational number spread evenly.
@@ -185,12 +200,13 @@ class _Turn:
     # Reserving
 
     def send_try(self, position: int) -> None:
+        self.record(TrySent(position, self.at.wall))
         branch = self.tx.branches[position]
         timeout = min(self.policy.try_attempt_timeout, branch.try_deadline - self.at.mono)
-        self.record(TrySent(position, self.at.wall))
-        self.effects.append(SendTry(position, branch.try_attempts + 1, timeout))
+        self.effects.append(SendTry(position, branch.try_attempts, timeout))
 
-    def enlist(self, ask: Ask) -> None:
+    def enlist(self, signal: EnlistAsked) -> None:
+        ask = signal.ask
         if self.tx.state is not State.TRYING or self.tx.confirm_wanted or self.tx.find(ask.step) is not None:
             return
         self.record(Enlisted(ask, _try_deadline(ask, self.at.mono, self.tx.deadline)), Write.BODY)
@@ -242,7 +258,7 @@ class _Turn:
 
     # Deciding
 
-    def confirm(self) -> None:
+    def confirm(self, _: ConfirmAsked) -> None:
         if self.tx.state is not State.TRYING or not self.tx.interactive or self._is_too_late():
             return
         if any(map(is_trying, self.tx.branches)):
@@ -251,9 +267,9 @@ class _Turn:
             return
         self._decide_confirm()
 
-    def cancel(self, reason: str) -> None:
+    def cancel(self, signal: CancelAsked) -> None:
         if self.tx.state is State.TRYING:
-            self._decide(Decision.CANCEL, CancelReason.CLIENT, reason)
+            self._decide(Decision.CANCEL, CancelReason.CLIENT, signal.reason)
 
     def _decide_confirm(self) -> None:
         reservations = {branch.reservation for branch in self.tx.branches}
@@ -348,7 +364,7 @@ class _Turn:
 
     # Time
 
-    def timer_fired(self) -> None:
+    def timer_fired(self, _: TimerFired) -> None:
         if self.tx.state is State.TRYING:
             self._trying_timer()
         elif not self.tx.state.is_final:
@@ -385,7 +401,8 @@ class _Turn:
         if now >= self.tx.decided + self.policy.attention_age:
             self._flag(self.tx.last_error or "decided long ago, and not every branch has answered")
 
-    def seen(self, participant: str) -> None:
+    def seen(self, signal: ParticipantSeen) -> None:
+        participant = signal.participant
         if self.tx.state not in rules.DECISION_OF:
             return
         for position, branch in enumerate(self.tx.branches):
@@ -396,7 +413,7 @@ class _Turn:
                 if due < branch.due:
                     self.record(CommandDue(position, due))
 
-    def resume(self) -> None:
+    def resume(self, _: Resumed) -> None:
         self.record(Noted(HistoryEntry(self.at.wall, "adopted", self._replica, f"found {self.tx.state.value}")))
         if self.tx.state is State.TRYING:
             for position, branch in enumerate(self.tx.branches):
@@ -408,6 +425,18 @@ class _Turn:
             if branch.settlement is Settlement.OPEN:
                 self.send_command(position, 0)
         self._finish_if_settled()
+
+
+_ANSWERS: dict[type[Signal], Callable[[_Turn, Any], None]] = {
+    TryAnswered: _Turn.try_answered,
+    OutcomeArrived: _Turn.outcome_arrived,
+    TimerFired: _Turn.timer_fired,
+    EnlistAsked: _Turn.enlist,
+    ConfirmAsked: _Turn.confirm,
+    CancelAsked: _Turn.cancel,
+    ParticipantSeen: _Turn.seen,
+    Resumed: _Turn.resume,
+}
 
 
 def _given_up(branch: Branch) -> tuple[Status, bytes]:

@@ -1,6 +1,13 @@
-"""What an event changes. One function, no choices: everything there was to decide is in the event."""
+"""What an event changes. No choices here: everything there was to decide is in the event.
+
+`evolve` makes one transaction of another. An answer of several events has one copy made for all of them, a `Draft`,
+which nobody else sees before it is done.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from tcc_server.core import rules
 from tcc_server.core.messages import (
@@ -29,105 +36,179 @@ _DROPPABLE = frozenset({"adopted", "attention"})
 
 def evolve(tx: Transaction, event: Event) -> Transaction:
     """The transaction after the event; the one before stays as it is."""
-    after = tx.copied()
-    match event:
-        case TrySent(position, at):
-            branch = _opened(after, position)
-            branch.try_attempts += 1
-            branch.try_in_flight = branch.try_attempts
-            branch.try_due = None
-            branch.try_sent_at = branch.try_sent_at or at
-        case TryNoted(position, reservation, status, reply, expires, answered_at, due):
-            branch = _opened(after, position)
-            branch.reservation = reservation
-            branch.status = status
-            branch.reply = reply
-            branch.expires_at = None if expires is None else expires.wall
-            branch.expires = None if expires is None else expires.mono
-            branch.given_up = reservation is Reservation.UNKNOWN and due is None
-            branch.try_answered_at = answered_at
-            branch.try_in_flight = 0
-            branch.try_due = due
-        case Decided():
-            _decide(after, event)
-        case CommandSent(position, at, due, unanswered):
-            branch = _opened(after, position)
-            branch.attempts += 1
-            branch.unanswered = unanswered
-            branch.waiting = True
-            branch.due = due
-            branch.sent_at = branch.sent_at or at
-        case Settled(position, settlement, kind, text, at):
-            branch = _opened(after, position)
-            branch.settlement = settlement
-            branch.outcome = kind
-            if settlement is Settlement.CONTRADICTED:
-                branch.last_error = text
-            branch.waiting = False
-            branch.due = None
-            branch.settled_at = at
-            after.unrecorded = True
-        case Finished(state, at):
-            after.state = state
-            after.finished_at = at
-            # What had to be looked at is over, unless a participant broke its promise; the history keeps it.
-            after.attention = state is State.MIXED
-        case Enlisted(ask, try_deadline):
-            after.branches = (*after.branches, Branch(ask, try_deadline=try_deadline))
-        case TryDue(position, due):
-            branch = _opened(after, position)
-            branch.try_due = due
-            branch.try_in_flight = 0
-        case ConfirmWanted():
-            after.confirm_wanted = True
-        case CommandDue(position, due):
-            _opened(after, position).due = due
-        case OutcomeNoted(position, kind, text, is_failure, due, unreachable):
-            branch = _opened(after, position)
-            branch.outcome = kind
-            branch.failures += is_failure
-            branch.unanswered = 0
-            branch.waiting = False
-            branch.unreached = branch.unreached + 1 if unreachable else 0
-            branch.due = due
-            if is_failure:
-                branch.last_error = after.last_error = text
-        case Flagged(text):
-            after.attention = True
-            after.last_error = text
-        case Noted(entry):
-            after.history = _kept((*after.history, entry))
-    return after
+    draft = Draft(tx)
+    draft.apply(event)
+    return draft.tx
 
 
-def _decide(after: Transaction, event: Decided) -> None:
-    branches = []
-    for before in after.branches:
+class Draft:
+    """A transaction of one's own, and those of its branches that were copied so far, to be changed by events.
+
+    Args:
+        tx: stays as it is, and its branches do.
+
+    Attributes:
+        tx: the transaction after the events.
+    """
+
+    __slots__ = ("_own", "tx")
+
+    def __init__(self, tx: Transaction) -> None:
+        self.tx = tx.copied()
+        self._own: set[int] = set()
+
+    @classmethod
+    def new(cls, tx: Transaction) -> Draft:
+        """Of a transaction just made, which nobody else has seen: it is changed itself."""
+        draft = cls.__new__(cls)
+        draft.tx = tx
+        draft._own = set(range(len(tx.branches)))
+        return draft
+
+    def apply(self, event: Event) -> None:
+        """Change what the event changes."""
+        _CHANGES[type(event)](self, event)
+
+    def branch(self, position: int) -> Branch:
+        """A branch of one's own, to be changed."""
+        branches = self.tx.branches
+        branch = branches[position]
+        if position not in self._own:
+            branch = branch.copied()
+            self._own.add(position)
+            self.tx.branches = (*branches[:position], branch, *branches[position + 1 :])
+        return branch
+
+    def add(self, branch: Branch) -> None:
+        """One more branch, made for this."""
+        self._own.add(len(self.tx.branches))
+        self.tx.branches = (*self.tx.branches, branch)
+
+
+def _enlisted(draft: Draft, event: Enlisted) -> None:
+    draft.add(Branch(event.ask, try_deadline=event.try_deadline))
+
+
+def _try_sent(draft: Draft, event: TrySent) -> None:
+    branch = draft.branch(event.position)
+    branch.try_attempts += 1
+    branch.try_in_flight = branch.try_attempts
+    branch.try_due = None
+    branch.try_sent_at = branch.try_sent_at or event.at
+
+
+def _try_noted(draft: Draft, event: TryNoted) -> None:
+    branch = draft.branch(event.position)
+    expires = event.expires
+    branch.reservation = event.reservation
+    branch.status = event.status
+    branch.reply = event.reply
+    branch.expires_at = None if expires is None else expires.wall
+    branch.expires = None if expires is None else expires.mono
+    branch.given_up = event.reservation is Reservation.UNKNOWN and event.due is None
+    branch.try_answered_at = event.answered_at
+    branch.try_in_flight = 0
+    branch.try_due = event.due
+
+
+def _try_due(draft: Draft, event: TryDue) -> None:
+    branch = draft.branch(event.position)
+    branch.try_due = event.due
+    branch.try_in_flight = 0
+
+
+def _confirm_wanted(draft: Draft, event: ConfirmWanted) -> None:
+    draft.tx.confirm_wanted = True
+
+
+def _decided(draft: Draft, event: Decided) -> None:
+    tx = draft.tx
+    for position, before in enumerate(tx.branches):
         owed = rules.OWED[event.decision, before.reservation]
         if owed is None:
             raise AssertionError(f"decided {event.decision} over step {before.ask.step}: {before.reservation.name}")
         is_open = owed is Settlement.OPEN
-        branch = before.copied()
+        branch = draft.branch(position)
         branch.settlement = owed
         branch.due = event.at.mono if is_open else None
         branch.settled_at = 0.0 if is_open else event.at.wall
         branch.try_due = None
         branch.try_in_flight = 0
-        branches.append(branch)
-    after.state = rules.DECIDED[event.decision]
-    after.cancel_reason = event.reason
-    after.decided_at = event.at.wall
-    after.decided = event.at.mono
-    after.branches = tuple(branches)
-    after.decided_text = event.text
+    tx.state = rules.DECIDED[event.decision]
+    tx.cancel_reason = event.reason
+    tx.decided_at = event.at.wall
+    tx.decided = event.at.mono
+    tx.decided_text = event.text
 
 
-def _opened(after: Transaction, position: int) -> Branch:
-    """A branch of one's own in a transaction of one's own, to be changed."""
-    branches = after.branches
-    branch = branches[position].copied()
-    after.branches = (*branches[:position], branch, *branches[position + 1 :])
-    return branch
+def _command_sent(draft: Draft, event: CommandSent) -> None:
+    branch = draft.branch(event.position)
+    branch.attempts += 1
+    branch.unanswered = event.unanswered
+    branch.waiting = True
+    branch.due = event.due
+    branch.sent_at = branch.sent_at or event.at
+
+
+def _command_due(draft: Draft, event: CommandDue) -> None:
+    draft.branch(event.position).due = event.due
+
+
+def _outcome_noted(draft: Draft, event: OutcomeNoted) -> None:
+    branch = draft.branch(event.position)
+    branch.outcome = event.kind
+    branch.failures += event.is_failure
+    branch.unanswered = 0
+    branch.waiting = False
+    branch.unreached = branch.unreached + 1 if event.unreachable else 0
+    branch.due = event.due
+    if event.is_failure:
+        branch.last_error = draft.tx.last_error = event.text
+
+
+def _settled(draft: Draft, event: Settled) -> None:
+    branch = draft.branch(event.position)
+    branch.settlement = event.settlement
+    branch.outcome = event.kind
+    if event.settlement is Settlement.CONTRADICTED:
+        branch.last_error = event.text
+    branch.waiting = False
+    branch.due = None
+    branch.settled_at = event.at
+    draft.tx.unrecorded = True
+
+
+def _flagged(draft: Draft, event: Flagged) -> None:
+    draft.tx.attention = True
+    draft.tx.last_error = event.text
+
+
+def _noted(draft: Draft, event: Noted) -> None:
+    draft.tx.history = _kept((*draft.tx.history, event.entry))
+
+
+def _finished(draft: Draft, event: Finished) -> None:
+    draft.tx.state = event.state
+    draft.tx.finished_at = event.at
+    # What had to be looked at is over, unless a participant broke its promise; the history keeps it.
+    draft.tx.attention = event.state is State.MIXED
+
+
+_CHANGES: dict[type[Event], Callable[[Draft, Any], None]] = {
+    Enlisted: _enlisted,
+    TrySent: _try_sent,
+    TryNoted: _try_noted,
+    TryDue: _try_due,
+    ConfirmWanted: _confirm_wanted,
+    Decided: _decided,
+    CommandSent: _command_sent,
+    CommandDue: _command_due,
+    OutcomeNoted: _outcome_noted,
+    Settled: _settled,
+    Flagged: _flagged,
+    Noted: _noted,
+    Finished: _finished,
+}
 
 
 def _kept(history: tuple[HistoryEntry, ...]) -> tuple[HistoryEntry, ...]:

@@ -8,6 +8,7 @@ All are values, as in the model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -315,9 +316,19 @@ class Write(IntEnum):
 
 @dataclass(slots=True)
 class Answer:
-    """How the core answers a signal: `after` is the transaction with the events applied."""
+    """How the core answers signals.
+
+    Attributes:
+        after: the transaction with the events applied; where it must be written, of the version to be written.
+        at: the circumstance's.
+        answered: how many signals this answers.
+        wake: when a TimerFired is wanted after it, on the monotonic clock; None: never.
+    """
 
     after: Transaction
-    events: tuple[Event, ...]
-    effects: tuple[Effect, ...]
+    events: Sequence[Event]
+    effects: Sequence[Effect]
     write: Write
+    at: Moment
+    answered: int
+    wake: float | None

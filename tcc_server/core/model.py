@@ -1,7 +1,7 @@
 """What there is: transactions, branches, and the moments at which things happen to them.
 
 Everything here is a value: nobody changes one. They are not declared frozen only because frozen ones are dear to make,
-and each event makes new ones: `evolve` changes a copy that nobody else has seen.
+and each answer makes new ones: a `Draft` changes a copy that nobody else has seen.
 
 Times named `*_at` are wall-clock unix seconds and only stand in rows and answers; whatever a timer waits for (`due`,
 `deadline`) is on the monotonic clock.
@@ -25,13 +25,13 @@ class State(Enum):
     CANCELLED = "CANCELLED"
     MIXED = "MIXED"
 
-    @property
-    def is_final(self) -> bool:
-        """Nothing more will happen."""
-        return self in _FINAL
+    is_final: bool
+    """Nothing more will happen."""
 
+    def __init__(self, name: str) -> None:
+        self.is_final = name in ("CONFIRMED", "CANCELLED", "MIXED")
 
-_FINAL = frozenset({State.CONFIRMED, State.CANCELLED, State.MIXED})
+    __hash__ = object.__hash__  # Enum's own is a call in Python; members are what they are by identity
 
 
 class Decision(Enum):
@@ -39,6 +39,8 @@ class Decision(Enum):
 
     CONFIRM = "confirm"
     CANCEL = "cancel"
+
+    __hash__ = object.__hash__
 
 
 class CancelReason(IntEnum):
@@ -202,7 +204,7 @@ class Transaction:
     """A transaction at one version.
 
     Attributes:
-        version: of the row that holds it; 0 before the first write.
+        version: of the row that holds it, or is to hold it; 0 before the first.
         deadline: when it is cancelled unless decided, on the monotonic clock.
         confirm_wanted: the client of an interactive transaction asked to confirm while Tries were in flight.
         decided_text: why, for people.

@@ -15,7 +15,10 @@ Condition = Callable[[Transaction], bool]
 
 def payload(tx: Transaction) -> int:
     """Bytes of the transaction's requests and Try replies."""
-    return sum(len(branch.ask.request) + len(branch.reply) for branch in tx.branches)
+    held = 0
+    for branch in tx.branches:
+        held += len(branch.ask.request) + len(branch.reply)
+    return held
 
 
 class Lost(Exception):
@@ -28,19 +31,35 @@ class Live:
     Attributes:
         tx: what is durable, and what was learned since; None until the begin is durable.
         inbox: signals that wait for their turn.
+        stirred: something came in that is about to be answered.
         writing: an append is under way; signals wait.
+        wake: when the core wants to be woken, as far as that is durable.
         tries: the attempts in flight.
         enlisting: branches that were asked for and are not durable yet, by step.
         trailers: what participants sent behind their answer to a Try, by step, to be passed through.
     """
 
-    __slots__ = ("_waiters", "enlisting", "inbox", "key", "lost", "trailers", "tries", "tx", "writing")
+    __slots__ = (
+        "_waiters",
+        "enlisting",
+        "inbox",
+        "key",
+        "lost",
+        "stirred",
+        "trailers",
+        "tries",
+        "tx",
+        "wake",
+        "writing",
+    )
 
     def __init__(self, key: Key, tx: Transaction | None = None) -> None:
         self.key = key
         self.tx = tx
         self.inbox: deque[Signal] = deque()
+        self.stirred = False
         self.writing = False
+        self.wake: float | None = None
         self.tries: set[asyncio.Future[TryReply]] = set()
         self.enlisting: dict[str, Ask] = {}
         self.trailers: dict[str, Sequence[tuple[str, str | bytes]]] = {}
@@ -50,9 +69,13 @@ class Live:
     @property
     def held(self) -> int:
         """Bytes of requests and Try replies: those of the transaction, and those that wait to be taken in."""
-        waiting = sum(len(signal.reply) for signal in self.inbox if isinstance(signal, TryAnswered))
-        enlisting = sum(len(ask.request) for ask in self.enlisting.values())
-        return waiting + enlisting + (payload(self.tx) if self.tx is not None else 0)
+        held = 0 if self.tx is None else payload(self.tx)
+        for signal in self.inbox:
+            if isinstance(signal, TryAnswered):
+                held += len(signal.reply)
+        for ask in self.enlisting.values():
+            held += len(ask.request)
+        return held
 
     async def until(self, condition: Condition) -> Transaction:
         """The transaction as soon as the condition holds.

@@ -18,7 +18,7 @@ from tcc.tracing import TraceParent, Tracing
 from tcc.v1.participant_pb2 import Command
 from tcc_server.caller.seam import Caller, TryCall, TryReply
 from tcc_server.clock import Clock, Ids, Rng
-from tcc_server.core.decide import decide, next_wake
+from tcc_server.core.decide import decide
 from tcc_server.core.messages import (
     Answer,
     Circumstance,
@@ -30,9 +30,8 @@ from tcc_server.core.messages import (
     Signal,
     TimerFired,
     TryAnswered,
-    Write,
 )
-from tcc_server.core.model import Key, Moment, State, Status, Transaction
+from tcc_server.core.model import Key, Moment, Status, Transaction
 from tcc_server.core.policy import Policy
 from tcc_server.courier.seam import Courier
 from tcc_server.engine import wire_commands
@@ -87,6 +86,7 @@ class Worker:
         self._replica = replica
         self._payload_limit = payload_limit
         self._live: dict[Key, Live] = {}
+        self._stirred: list[Live] = []
         self._timers: Timers[Key] = Timers(seams.clock, self._timer_fired)
         self._tasks = Tasks()
         self._appends: set[asyncio.Future[None]] = set()
@@ -148,34 +148,51 @@ class Worker:
     # One signal after the other
 
     def signal(self, live: Live, signal: Signal) -> None:
-        """Put a signal into the transaction's inbox, and answer it as soon as its turn comes."""
+        """Put a signal into the transaction's inbox. It is answered in this turn of the loop or when its time comes.
+
+        What comes in one list, the answers of several branches above all, is answered together.
+        """
         live.inbox.append(signal)
-        self._pump(live)
+        if not live.stirred:
+            live.stirred = True
+            if not self._stirred:
+                asyncio.get_running_loop().call_soon(self._answer)
+            self._stirred.append(live)
+
+    def _answer(self) -> None:
+        """Answer what came in since the last turn of the loop."""
+        stirred, self._stirred = self._stirred, []
+        for live in stirred:
+            live.stirred = False
+            self._pump(live)
 
     def _pump(self, live: Live) -> None:
         """Answer what waits in the inbox, up to the first answer that must be written."""
         while live.inbox and not live.writing and live.tx is not None and live.lost is None:
-            signal = live.inbox.popleft()
             try:
-                answer = decide(live.tx, signal, self.circumstance(), self._policy)
+                answer = decide(live.tx, live.inbox, self.circumstance(), self._policy)
             except Exception:
-                _log.exception("transaction_poisoned", gid=live.key.gid, signal=type(signal).__name__)
+                signals = [type(signal).__name__ for signal in live.inbox]
+                _log.exception("transaction_poisoned", gid=live.key.gid, signals=signals)
                 self._give_up(live)
                 return
+            for _ in range(answer.answered):
+                live.inbox.popleft()
             if answer.write:
                 live.writing = True
                 self._write(live, answer)
                 return
-            live.tx = answer.after
-            self._perform(live, answer.effects)
+            live.tx, live.wake = answer.after, answer.wake
+            if answer.effects:
+                self._perform(live, answer.effects, answer.at)
         if not live.writing and live.tx is not None and live.lost is None:
-            self._timers.set(live.key, next_wake(live.tx, self._policy))
+            self._timers.set(live.key, live.wake)
             live.tell()
 
     def _write(self, live: Live, answer: Answer) -> None:
         """Append; what is to be done about it is done once that is over."""
         try:
-            row = self._row(answer)
+            row = encode(answer, write_id=self._seams.ids.write_id())
         except Exception:
             _log.exception("transaction_poisoned", gid=live.key.gid)
             self._give_up(live)
@@ -218,25 +235,21 @@ class Worker:
         """It is durable: act."""
         if self._live.get(live.key) is not live:
             return  # forgotten meanwhile; whoever took it up reads what was written
-        was_decided = live.tx is not None and live.tx.decision is not None
-        live.tx = answer.after.copied()
-        live.tx.version = row.version
-        if live.tx.decision is not None and not was_decided:
-            self._trace_decision(live.tx)
+        was_decided = live.tx is not None and live.tx.decided_at is not None
+        tx = live.tx = answer.after
+        live.wake = answer.wake
         live.writing = False
-        for event_step in [step for step in live.enlisting if live.tx.find(step) is not None]:
-            del live.enlisting[event_step]
-        self._perform(live, self._in_time(live.tx, answer.effects))
-        if live.tx.state.is_final:
+        if tx.decided_at is not None and not was_decided:
+            self._trace_decision(tx)
+        if live.enlisting:
+            for step in [step for step in live.enlisting if tx.find(step) is not None]:
+                del live.enlisting[step]
+        if answer.effects:
+            self._perform(live, answer.effects, self._seams.clock.now())
+        if tx.state.is_final:
             self._retire(live)
         else:
             self._pump(live)
-
-    def _in_time(self, tx: Transaction, effects: Sequence[Effect]) -> Sequence[Effect]:
-        """Without the Tries, where the append took so long that the deadline is past: they would only be cancelled."""
-        if tx.state is State.TRYING and self._seams.clock.now().mono >= tx.deadline:
-            return [effect for effect in effects if not isinstance(effect, SendTry)]
-        return effects
 
     def _trace_decision(self, tx: Transaction) -> None:
         said = {"tcc.gid": tx.key.gid, "tcc.decision": "" if tx.decision is None else tx.decision.value}
@@ -275,48 +288,37 @@ class Worker:
             if found is not None and found.version >= row.version:
                 raise LogConflict(row.key, found.version)
 
-    def _row(self, answer: Answer) -> Row:
-        at = self._seams.clock.now()
-        return encode(
-            answer.after,
-            with_body=answer.write is Write.BODY,
-            wake=next_wake(answer.after, self._policy),
-            at=at,
-            write_id=self._seams.ids.write_id(),
-        )
-
     # Effects
 
-    def _perform(self, live: Live, effects: Sequence[Effect]) -> None:
+    def _perform(self, live: Live, effects: Sequence[Effect], at: Moment) -> None:
+        """Do what is to be done now that what had to be durable is.
+
+        Tries stay here where the append took so long that the deadline is past: they would only be cancelled.
+        """
         commands: list[Command] = []
         tx = live.tx
         assert tx is not None  # noqa: S101  effects come from a transaction
         for effect in effects:
             match effect:
-                case SendCommand(position, attempt):
-                    if tx.branches[position].unanswered:
-                        self.silent.add(tx.branches[position].ask.participant)
-                    commands.append(wire_commands.command(tx, position, attempt, self._seams.bridged))
-                case SendTry(position, attempt, timeout):
-                    self._try(live, tx, position, attempt, timeout)
+                case SendCommand():
+                    branch = tx.branches[effect.position]
+                    if branch.unanswered:
+                        self.silent.add(branch.ask.participant)
+                    commands.append(wire_commands.command(tx, effect.position, effect.attempt, self._seams.bridged))
+                case SendTry():
+                    if at.mono < tx.deadline:
+                        self._try(live, tx, effect, at)
                 case DropTries():
                     live.drop_tries()
         if commands:
             self._seams.courier.send(commands)
 
-    def _try(self, live: Live, tx: Transaction, position: int, attempt: int, timeout: float) -> None:
+    def _try(self, live: Live, tx: Transaction, effect: SendTry, sent: Moment) -> None:
         if self._closed:
             return
-        ask = tx.branches[position].ask
-        sent = self._seams.clock.now()
-        call = TryCall(
-            key=live.key,
-            ask=ask,
-            attempt=attempt,
-            timeout=timeout,
-            deadline_at=tx.deadline_at,
-            trace=TraceParent(tx.traceparent, tx.tracestate),
-        )
+        ask, attempt = tx.branches[effect.position].ask, effect.attempt
+        trace = TraceParent(tx.traceparent, tx.tracestate)
+        call = TryCall(live.key, ask, attempt, effect.timeout, tx.deadline_at, trace)
         trying = asyncio.ensure_future(self._seams.caller.call(call))
         live.tries.add(trying)
         trying.add_done_callback(partial(self._tried, live, ask.step, attempt, sent))
@@ -333,7 +335,7 @@ class Worker:
             answer = TryReply(Status(_UNKNOWN, "the manager failed at this call: its log says why"))
         status = answer.status
         marked = answer.marked
-        if live.held + len(answer.reply) > self._payload_limit:
+        if answer.reply and live.held + len(answer.reply) > self._payload_limit:
             message = f"the reply has {len(answer.reply)} bytes, more than the transaction's limit leaves"
             status, marked = Status(_OUT_OF_RANGE, message), False  # it is reserved, so Cancel must be sent
         live.trailers[step] = answer.trailers

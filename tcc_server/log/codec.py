@@ -6,6 +6,7 @@ monotonic clock of the reader.
 
 from __future__ import annotations
 
+from tcc_server.core.messages import Answer, Write
 from tcc_server.core.model import (
     Ask,
     Branch,
@@ -23,25 +24,22 @@ from tcc_server.log.seam import Row
 from tcc_server.log.v1 import record_pb2 as pb
 
 
-def encode(tx: Transaction, *, with_body: bool, wake: float | None, at: Moment, write_id: bytes) -> Row:
-    """The row that replaces the stored one of `tx.version`.
-
-    Args:
-        wake: when an owner must look again, on the monotonic clock of `at`.
-    """
+def encode(answer: Answer, *, write_id: bytes) -> Row:
+    """The row that makes an answer durable: it replaces the stored one of the version before."""
+    tx, at, wake = answer.after, answer.at, answer.wake
     return Row(
-        key=tx.key,
-        version=tx.version + 1,
-        state=tx.state,
-        name=tx.name,
-        wake_at=None if wake is None else at.wall + (wake - at.mono),
-        begun_at=tx.begun_at,
-        decided_at=tx.decided_at,
-        finished_at=tx.finished_at,
-        attention=tx.attention,
-        write_id=write_id,
-        body=_body(tx) if with_body else None,
-        progress=_progress(tx),
+        tx.key,
+        tx.version,
+        tx.state,
+        tx.name,
+        None if wake is None else at.wall + (wake - at.mono),
+        tx.begun_at,
+        tx.decided_at,
+        tx.finished_at,
+        tx.attention,
+        write_id,
+        _body(tx) if answer.write is Write.BODY else None,
+        _progress(tx),
     )
 
 
@@ -90,29 +88,34 @@ def _body(tx: Transaction) -> bytes:
         tracestate=tx.tracestate,
     )
     for branch in tx.branches:
-        ask, status = branch.ask, branch.status or Status()
-        body.branches.add(
-            step=ask.step,
-            participant=ask.participant,
-            try_method=ask.methods.try_method,
-            confirm_method=ask.methods.confirm_method,
-            cancel_method=ask.methods.cancel_method,
-            request=ask.request,
-            request_hash=ask.request_hash,
-            try_timeout=ask.try_timeout or 0.0,
-            metadata=[pb.Metadata(key=key, value=value) for key, value in ask.metadata],
-            reservation=int(branch.reservation),
-            code=status.code,
-            message=status.message,
-            details=status.details,
-            reply=branch.reply,
-            expires_at=branch.expires_at or 0.0,
-            try_attempts=branch.try_attempts,
-            try_sent_at=branch.try_sent_at,
-            try_answered_at=branch.try_answered_at,
-            given_up=branch.given_up,
-        )
+        ask = branch.ask
+        stored = body.branches.add()
+        stored.step = ask.step
+        stored.participant = ask.participant
+        stored.try_method, stored.confirm_method, stored.cancel_method = ask.methods
+        stored.request = ask.request
+        stored.request_hash = ask.request_hash
+        stored.try_attempts = branch.try_attempts
+        stored.try_sent_at = branch.try_sent_at
+        if ask.try_timeout is not None:
+            stored.try_timeout = ask.try_timeout
+        for key, value in ask.metadata:
+            stored.metadata.add(key=key, value=value)
+        if branch.status is not None:
+            _put_answer(stored, branch, branch.status)
     return body.SerializeToString()
+
+
+def _put_answer(stored: pb.Branch, branch: Branch, status: Status) -> None:
+    stored.reservation = pb.Reservation.ValueType(branch.reservation)
+    stored.code = status.code
+    stored.message = status.message
+    stored.details = status.details
+    stored.reply = branch.reply
+    stored.try_answered_at = branch.try_answered_at
+    stored.given_up = branch.given_up
+    if branch.expires_at is not None:
+        stored.expires_at = branch.expires_at
 
 
 def _progress(tx: Transaction) -> bytes:
@@ -126,15 +129,16 @@ def _progress(tx: Transaction) -> bytes:
     )
     if tx.decided_at is not None:
         for branch in tx.branches:
-            progress.commands.add(
-                settlement=int(branch.settlement),
-                attempts=branch.attempts,
-                failures=branch.failures,
-                last_error=branch.last_error,
-                sent_at=branch.sent_at,
-                settled_at=branch.settled_at,
-                outcome=int(branch.outcome),
-            )
+            stored = progress.commands.add()
+            stored.settlement = pb.Settlement.ValueType(branch.settlement)
+            stored.attempts = branch.attempts
+            stored.sent_at = branch.sent_at
+            stored.settled_at = branch.settled_at
+            stored.outcome = branch.outcome
+            if branch.failures:
+                stored.failures = branch.failures
+            if branch.last_error:
+                stored.last_error = branch.last_error
     for entry in tx.history:
         progress.history.add(at=entry.at, what=entry.what, who=entry.who, reason=entry.reason)
     return progress.SerializeToString()

@@ -55,15 +55,16 @@ class Bench:
         """This moment."""
         return Circumstance(Moment(self.mono, WALL + self.mono + self.wall_shift), self.dice, "r1")
 
-    def signal(self, signal: Signal) -> Answer:
+    def signal(self, *signals: Signal) -> Answer:
         """Let the core answer; the events it gives must make the transaction that it says, and change no other."""
         before, kept = self.tx, deepcopy(self.tx)
-        answer = decide(before, signal, self.now(), self.policy)
+        answer = decide(before, signals, self.now(), self.policy)
         replayed = before
         for event in answer.events:
             replayed = evolve(replayed, event)
         assert (replayed.state, replayed.branches) == (answer.after.state, answer.after.branches)
         assert before == kept
+        assert answer.after.version == before.version + (answer.write > 0)
         self._take(answer)
         return answer
 
@@ -71,19 +72,17 @@ class Bench:
         self, step: str, code: str = "OK", *, marked: bool = False, retry_after: float | None = None, **more: float
     ) -> Answer:
         """The attempt in flight comes back."""
+        return self.signal(self.tried(step, code, marked=marked, retry_after=retry_after, **more))
+
+    def tried(
+        self, step: str, code: str = "OK", *, marked: bool = False, retry_after: float | None = None, **more: float
+    ) -> TryAnswered:
+        """What says that the attempt in flight comes back."""
         branch = self.tx.branches[self._position(step)]
         status = Status(grpc.StatusCode[code].value[0], "" if code == "OK" else f"{step} says {code}")
-        return self.signal(
-            TryAnswered(
-                step,
-                branch.try_in_flight,
-                status,
-                marked,
-                b"reply",
-                more.get("expires_in"),
-                retry_after,
-                sent=Moment(self.mono, WALL + self.mono),
-            )
+        sent = Moment(self.mono, WALL + self.mono)
+        return TryAnswered(
+            step, branch.try_in_flight, status, marked, b"reply", more.get("expires_in"), retry_after, sent=sent
         )
 
     def outcome(

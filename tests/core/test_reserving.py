@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tcc_server.core.decide import next_wake
 from tcc_server.core.messages import CancelAsked, ConfirmAsked, EnlistAsked, Resumed, SendTry, TimerFired, Write
 from tcc_server.core.model import CancelReason, Decision, Reservation, Settlement, State
 from tests.core.bench import Bench, ask
@@ -22,6 +23,27 @@ def test_confirm_is_decided_by_the_last_reservation_and_not_before() -> None:
     last = bench.answer_try("a")
     assert (bench.tx.state, last.write) == (State.CONFIRMING, Write.BODY)
     assert bench.commands() == ["a", "b"]
+
+
+def test_answers_that_come_together_are_answered_together() -> None:
+    bench = Bench("a", "b")
+    answer = bench.signal(bench.tried("b"), bench.tried("a"))
+    assert (answer.answered, answer.write, bench.tx.state) == (2, Write.BODY, State.CONFIRMING)
+    assert [branch.try_attempts for branch in bench.tx.branches] == [1, 1]
+    assert bench.commands() == ["a", "b"]
+
+
+def test_what_comes_after_an_answer_that_must_be_written_waits_for_it() -> None:
+    bench = Bench("a", "b")
+    answer = bench.signal(bench.tried("a", "FAILED_PRECONDITION", marked=True), bench.tried("b"))
+    assert (answer.answered, bench.tx.state) == (1, State.CANCELLING)
+    assert bench.tx.branches[1].reservation is Reservation.PENDING
+
+
+def test_an_answer_says_when_it_wants_to_be_woken() -> None:
+    bench = Bench("a", timeout=30.0)
+    assert bench.answer_try("a", "UNAVAILABLE").wake == next_wake(bench.tx, bench.policy)
+    assert bench.answer_try("a").wake == bench.tx.branches[0].due
 
 
 def test_a_marked_refusal_cancels_the_others_and_owes_the_refuser_nothing() -> None:

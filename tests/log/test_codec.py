@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from tcc_server.core.messages import EnlistAsked
+from tcc_server.core.messages import Answer, EnlistAsked, Write
 from tcc_server.core.model import Moment, OutcomeKind, Transaction
 from tcc_server.log.codec import decode, encode
+from tcc_server.log.seam import Row
 from tests.core.bench import WALL, Bench, ask
 
 AT = Moment(100.0, WALL + 100.0)
@@ -16,8 +17,12 @@ AT = Moment(100.0, WALL + 100.0)
 
 def stored(tx: Transaction, at: Moment = AT) -> Transaction:
     """The transaction as its row gives it back."""
-    row = encode(tx, with_body=True, wake=None, at=AT, write_id=bytes(16))
-    return decode(row, at)
+    return decode(row_of(tx), at)
+
+
+def row_of(tx: Transaction) -> Row:
+    """The transaction's whole row."""
+    return encode(Answer(tx, (), (), Write.BODY, AT, answered=1, wake=None), write_id=bytes(16))
 
 
 def timeless(tx: Transaction) -> Transaction:
@@ -68,7 +73,7 @@ def test_a_decision_is_never_in_the_readers_future() -> None:
 
 def test_a_row_without_its_body_tells_all_but_the_branches() -> None:
     tx = Bench("a", interactive=False, timeout=30.0).tx
-    row = replace(encode(tx, with_body=True, wake=None, at=AT, write_id=bytes(16)), body=None)
+    row = replace(row_of(tx), body=None)
     found = decode(row, AT)
     assert (found.deadline_at, found.interactive, found.state, found.branches) == (tx.deadline_at, False, tx.state, ())
 
@@ -76,5 +81,5 @@ def test_a_row_without_its_body_tells_all_but_the_branches() -> None:
 def test_a_decided_row_without_its_body_can_be_read() -> None:
     bench = Bench("a")
     bench.answer_try("a")
-    row = replace(encode(bench.tx, with_body=True, wake=None, at=AT, write_id=bytes(16)), body=None)
+    row = replace(row_of(bench.tx), body=None)
     assert decode(row, AT).decision is bench.tx.decision

@@ -9,7 +9,7 @@ import pytest
 
 from tcc.fence import MemoryFence
 from tcc_server.core import decide, rules
-from tcc_server.core.messages import Answer, Settled, Write
+from tcc_server.core.messages import Answer, CancelAsked, OutcomeArrived, Settled, Write
 from tcc_server.core.model import CancelReason, Decision, Key, Reservation, Settlement
 from tcc_server.engine import worker
 from tcc_server.log.memory import MemoryLog
@@ -37,7 +37,7 @@ def effects_before_the_write(patch: pytest.MonkeyPatch) -> None:
 
     def eager(self: worker.Worker, live: Any, answer: Answer) -> None:
         before, live.tx = live.tx, answer.after
-        self._perform(live, answer.effects)
+        self._perform(live, answer.effects, answer.at)
         live.tx = before
         write(self, live, answer)
 
@@ -63,11 +63,11 @@ def nothing_is_adopted(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_decision_may_be_taken_again(patch: pytest.MonkeyPatch) -> None:
-    def again(self: Any, reason: str) -> None:
-        if not self.tx.state.is_final:
-            self._decide(Decision.CANCEL, CancelReason.CLIENT, reason)
+    def again(turn: Any, signal: CancelAsked) -> None:
+        if not turn.tx.state.is_final:
+            turn._decide(Decision.CANCEL, CancelReason.CLIENT, signal.reason)
 
-    patch.setattr(decide._Turn, "cancel", again)
+    patch.setitem(decide._ANSWERS, CancelAsked, again)
 
 
 def the_fence_forgets(patch: pytest.MonkeyPatch) -> None:
@@ -82,13 +82,13 @@ def the_fence_forgets(patch: pytest.MonkeyPatch) -> None:
 
 
 def an_outcome_of_any_phase_counts(patch: pytest.MonkeyPatch) -> None:
-    def careless(self: Any, signal: Any) -> None:
-        position = self.tx.find(signal.step)
-        if self.tx.state in rules.DECISION_OF and position is not None:
-            self.record(Settled(position, Settlement.DONE, signal.kind, "", self.at.wall), Write.PROGRESS)
-            self._finish_if_settled()
+    def careless(turn: Any, signal: OutcomeArrived) -> None:
+        position = turn.tx.find(signal.step)
+        if turn.tx.state in rules.DECISION_OF and position is not None:
+            turn.record(Settled(position, Settlement.DONE, signal.kind, "", turn.at.wall), Write.PROGRESS)
+            turn._finish_if_settled()
 
-    patch.setattr(decide._Turn, "outcome_arrived", careless)
+    patch.setitem(decide._ANSWERS, OutcomeArrived, careless)
 
 
 def the_same_gid_begins_again(patch: pytest.MonkeyPatch) -> None:
