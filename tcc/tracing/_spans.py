@@ -186,6 +186,10 @@ class Tracing:
             with self._span(name, SpanKind.INTERNAL, parent, attributes):
                 pass
 
+    def drops(self, parent: TraceParent) -> bool:
+        """Whether nobody would record a span with this parent: who asks first need not even make an empty one."""
+        return self._drops(parent)
+
     def _drops(self, parent: TraceParent) -> bool:
         if self._provider is None or self._known is None:
             self._look()
