@@ -6,6 +6,6 @@ ends leaves its unanswered items unknown: who asked is told so, and repeats wher
 """
 
 from tcc.streams._answering import ListServer
-from tcc.streams._asking import ListStream, NotOffered, StreamEnded, listed
+from tcc.streams._asking import Asked, ListStream, NotOffered, StreamEnded, listed, varint
 
-__all__ = ["ListServer", "ListStream", "NotOffered", "StreamEnded", "listed"]
+__all__ = ["Asked", "ListServer", "ListStream", "NotOffered", "StreamEnded", "listed", "varint"]

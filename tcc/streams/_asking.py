@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
+from functools import partial
+from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
 import grpc
@@ -13,7 +16,8 @@ import grpc.aio
 
 K = TypeVar("K", bound=Hashable)
 A = TypeVar("A")
-R = TypeVar("R")
+
+_log = logging.getLogger("tcc.streams")
 
 LIST_ITEMS: Final = 512
 LIST_BYTES: Final = 1024 * 1024
@@ -24,6 +28,11 @@ ACCEPTED: Final = "tcc-lists"
 """Initial metadata by which a server accepts a stream of lists."""
 _FIRST_WORD: Final = 1.0
 """Seconds that a stream's first list waits for it; a server that says nothing gets the list then."""
+_NEVER: Final = float("inf")
+_EARLY: Final = 0.001
+"""Seconds by which a timer may be early; loops count whole milliseconds."""
+_LOOK_EVERY: Final = 0.01
+"""Seconds at least between two looks for items whose time is over: with many under way a look is not free."""
 _ITEM_TAG: Final = b"\x0a"
 """Field 1, with a length."""
 _DOWN: Final = (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
@@ -49,33 +58,38 @@ class StreamEnded(Exception):
         self.trailers = trailers
 
 
-def _as_it_is(answer: A | Exception) -> A:
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-class _Asked(Generic[K, A, R]):
+class Asked(Generic[K, A]):
     """An item that waits to leave, or for its answer."""
 
-    __slots__ = ("future", "item", "key", "read", "timer")
+    __slots__ = ("answered", "end", "item", "key")
 
-    def __init__(self, key: K, item: bytes, read: Callable[[A | Exception], R], future: asyncio.Future[R]) -> None:
+    def __init__(self, key: K, item: bytes, end: float, answered: Callable[[A | Exception], object]) -> None:
         self.key = key
         self.item = item
-        self.read = read
-        self.future = future
-        self.timer: asyncio.TimerHandle | None = None
+        self.end = end
+        self.answered: Callable[[A | Exception], object] | None = answered
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more; if it has not left yet, it stays here."""
+        self.answered = None
 
     def answer(self, answer: A | Exception) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-        if self.future.done():
-            return
-        try:
-            self.future.set_result(self.read(answer))
-        except Exception as error:
-            self.future.set_exception(error)
+        """Tells who asked, once."""
+        answered, self.answered = self.answered, None
+        if answered is not None:
+            try:
+                answered(answer)
+            except Exception:  # a bug of who asked: the others on the stream are to hear their answers
+                _log.exception("an answer on a stream could not be taken")
+
+
+def _settle(future: asyncio.Future[A], answer: A | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 async def _let_it_answer(call: grpc.aio.StreamStreamCall[bytes, Any]) -> None:
@@ -99,17 +113,25 @@ def listed(items: Iterable[bytes]) -> bytes:
     """The serialised message whose field 1 repeats these serialised items."""
     parts: list[bytes] = []
     for item in items:
-        parts += (_ITEM_TAG, _varint(len(item)), item)
+        size = len(item)
+        parts.append(_HEADS[size] if size < _HEADS_KNOWN else _ITEM_TAG + varint(size))
+        parts.append(item)
     return b"".join(parts)
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A number, zero or more, as protobuf writes it."""
     parts = bytearray()
     while number >= 0x80:
         parts.append(number & 0x7F | 0x80)
         number >>= 7
     parts.append(number)
     return bytes(parts)
+
+
+_HEADS_KNOWN: Final = 1024
+_HEADS: Final = tuple(_ITEM_TAG + varint(size) for size in range(_HEADS_KNOWN))
+"""What stands before an item of a list, by its size: most are small, and making it costs more than all else."""
 
 
 class ListStream(Generic[K, A]):
@@ -139,10 +161,12 @@ class ListStream(Generic[K, A]):
         self._answers = answers
         self._max_items = max_items
         self._max_bytes = max_bytes
-        self._waiting: deque[_Asked[K, A, Any]] = deque()
-        self._asked: dict[K, _Asked[K, A, Any]] = {}
+        self._waiting: deque[Asked[K, A]] = deque()
+        self._asked: dict[K, Asked[K, A]] = {}
         self._sender: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = _NEVER
         self._missing_until = 0.0
         self._closed = False
         self.works = False
@@ -166,42 +190,69 @@ class ListStream(Generic[K, A]):
             NotOffered: the server has no such stream, and did not look at the item.
             StreamEnded, TimeoutError: nobody knows what became of it.
         """
-        return await self.put(key, item, timeout, _as_it_is)
+        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        asked = self.put(key, item, timeout, partial(_settle, future))
+        try:
+            return await future
+        finally:
+            asked.cancel()
 
-    def put(self, key: K, item: bytes, timeout: float, read: Callable[[A | Exception], R]) -> asyncio.Future[R]:
-        """As `ask`, without waiting.
+    def put(self, key: K, item: bytes, timeout: float, answered: Callable[[A | Exception], object]) -> Asked[K, A]:
+        """As `ask`, without waiting: no future, no timer and no turn of the loop an item.
 
         Args:
-            read: makes the future's result of the answer, or of what `ask` would raise; may raise itself.
+            answered: hears the answer, or what `ask` would raise; once, never from within this call, and not at all
+                after `cancel` of what this gives back.
         """
         loop = asyncio.get_running_loop()
-        asked: _Asked[K, A, R] = _Asked(key, item, read, loop.create_future())
+        end = loop.time() + timeout
+        asked: Asked[K, A] = Asked(key, item, end, answered)
         if self._closed:
-            asked.answer(StreamEnded(grpc.StatusCode.CANCELLED, "the stream was closed"))
-            return asked.future
-        asked.timer = loop.call_later(timeout, self._run_out, asked)
+            loop.call_soon(asked.answer, StreamEnded(grpc.StatusCode.CANCELLED, "the stream was closed"))
+            return asked
+        if end < self._looks_at:
+            self._look_at(end)
         self._waiting.append(asked)
         if self._sender is None:
             self._sender = loop.create_task(self._run(), name="list-stream")
-        else:
-            self._wake()
-        return asked.future
+        elif self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+        return asked
 
-    def _run_out(self, asked: _Asked[K, A, Any]) -> None:
-        if self._asked.get(asked.key) is asked:
-            del self._asked[asked.key]
-        asked.answer(TimeoutError())
+    # One timer for all: most answers come long before their time is over, and then nothing was spent on it.
+
+    def _look_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._looks_at = when
+        self._timer = asyncio.get_running_loop().call_at(when, self._look)
+
+    def _look(self) -> None:
+        """Tells those whose time is over, and looks again when the next one's is, but not all the time."""
+        self._timer, self._looks_at = None, _NEVER
+        now = asyncio.get_running_loop().time() + _EARLY
+        self._waiting = deque(asked for asked in self._waiting if asked.answered is not None)
+        over, after = [], _NEVER
+        for asked in chain(self._asked.values(), self._waiting):
+            if asked.end <= now:
+                over.append(asked)
+            elif asked.end < after:
+                after = asked.end
+        if after < _NEVER:
+            self._look_at(max(after, now + _LOOK_EVERY))
+        for asked in over:
+            if self._asked.get(asked.key) is asked:
+                del self._asked[asked.key]
+            asked.answer(TimeoutError())
 
     async def close(self) -> None:
         """Ends the stream; what is unanswered is unknown. Idempotent."""
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.wait({self._sender})
-
-    def _wake(self) -> None:
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
 
     async def _run(self) -> None:
         ended = StreamEnded(grpc.StatusCode.CANCELLED, "the stream was closed")
@@ -213,13 +264,14 @@ class ListStream(Generic[K, A]):
             self._asked.clear()
             if self._closed:
                 left += self._waiting
+                self._waiting.clear()
             why: Exception = ended
             if ended.code is grpc.StatusCode.UNIMPLEMENTED:
                 self._missing_until = asyncio.get_running_loop().time() + _ASK_AGAIN
                 why = NotOffered()
             for asked in left:
                 asked.answer(why)
-        if self._waiting:  # never sent: they go out on a stream of their own
+        if self._waiting and self._sender is None:  # never sent: they go out on a stream of their own
             self._sender = asyncio.get_running_loop().create_task(self._run(), name="list-stream")
 
     async def _one_stream(self) -> StreamEnded:
@@ -274,12 +326,13 @@ class ListStream(Generic[K, A]):
         waiting = self._waiting
         while waiting and len(batch) < self._max_items:
             asked = waiting[0]
-            if not asked.future.done():
-                if batch and size + len(asked.item) > self._max_bytes:
+            if asked.answered is not None:
+                item = asked.item
+                size += len(item)
+                if batch and size > self._max_bytes:
                     break
                 self._asked[asked.key] = asked
-                batch.append(asked.item)
-                size += len(asked.item)
+                batch.append(item)
             waiting.popleft()
         return batch
 

@@ -5,12 +5,13 @@ How a call ended becomes an outcome by CONTRACT.md, "Outcomes of Confirm and Can
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from contextlib import AbstractContextManager
+import asyncio
+from collections.abc import Callable
 from functools import partial
 
 import grpc
 import grpc.aio
+import structlog
 
 from tcc import wire
 from tcc.streams import NotOffered, StreamEnded
@@ -19,7 +20,10 @@ from tcc.v1 import transaction_pb2
 from tcc.v1.participant_pb2 import Command, Outcome
 from tcc_server.caller import metadata
 from tcc_server.caller.channels import Channels
-from tcc_server.caller.streams import Streams, end_if_dropped
+from tcc_server.caller.seam import Sent
+from tcc_server.caller.streams import Streams
+
+_log = structlog.get_logger(__name__)
 
 
 class CommandCaller:
@@ -34,30 +38,19 @@ class CommandCaller:
         self._tracing = tracing or Tracing()
         self._streams = streams
 
-    def call(self, command: Command, timeout: float) -> Awaitable[Outcome]:
+    async def call(self, command: Command, timeout: float) -> Outcome:
         """Send the command; whatever happens within `timeout` seconds is an outcome."""
-        confirm = command.phase == transaction_pb2.PHASE_CONFIRM
-        path = command.methods.confirm_method if confirm else command.methods.cancel_method
         try:
             streams = self._channels.streams(command.participant)
         except KeyError:
-            return _at_once(not_configured(command))
+            return not_configured(command)
+        confirm = command.phase == transaction_pb2.PHASE_CONFIRM
+        path = command.methods.confirm_method if confirm else command.methods.cancel_method
+        parent = TraceParent(command.traceparent, command.tracestate)
         tags = Tags(
             command.gid, command.branch, "confirm" if confirm else "cancel", command.attempt, command.participant
         )
-        begun = self._tracing.call(path, TraceParent(command.traceparent, command.tracestate), tags)
-        if not (self._streams and streams.take_commands):
-            return self._find_out(streams, command, path, timeout, begun)
-        span = begun.__enter__()
-        command.traceparent, command.tracestate = span.trace
-        answer = streams.put_command(command, timeout, partial(_ended, command, timeout, begun, span))
-        return end_if_dropped(answer, begun, span)
-
-    async def _find_out(
-        self, streams: Streams, command: Command, path: str, timeout: float, begun: AbstractContextManager[Rpc]
-    ) -> Outcome:
-        """The command as an item of a list, and as a call of its method where the participant takes no lists."""
-        with begun as span:
+        with self._tracing.call(path, parent, tags) as span:
             try:
                 if not self._streams:
                     raise NotOffered
@@ -72,6 +65,25 @@ class CommandCaller:
             _say(span, outcome)
         return outcome
 
+    def send(self, command: Command, timeout: float, told: Callable[[Outcome], object]) -> Sent:
+        """As `call`, without waiting: `told` hears the outcome once, never from within this call, and not at all after
+        `cancel` of what this gives back.
+        """
+        streams = self._streams_to(command)
+        if streams is not None and self._tracing.drops(TraceParent(command.traceparent, command.tracestate)):
+            return streams.put_command(command, timeout, partial(_answered, command, timeout, told))
+        work = asyncio.ensure_future(self.call(command, timeout))
+        work.add_done_callback(partial(_carried_out, command, told))
+        return work
+
+    def _streams_to(self, command: Command) -> Streams | None:
+        """Those of its participant, if it is known to take commands in lists."""
+        try:
+            streams = self._channels.streams(command.participant)
+        except KeyError:
+            return None
+        return streams if self._streams and streams.take_commands else None
+
     async def _unary(self, command: Command, path: str, trace: TraceParent, timeout: float) -> Outcome:
         outcome = _of(command)
         method = self._channels.method(command.participant, path)
@@ -85,13 +97,21 @@ class CommandCaller:
         return outcome
 
 
-def _ended(
-    command: Command, timeout: float, begun: AbstractContextManager[Rpc], span: Rpc, answer: Outcome | Exception
-) -> Outcome:
-    outcome = _unanswered(command, timeout, answer) if isinstance(answer, Exception) else answer
-    _say(span, outcome)
-    begun.__exit__(None, None, None)
-    return outcome
+def _answered(command: Command, timeout: float, told: Callable[[Outcome], object], answer: Outcome | Exception) -> None:
+    told(_unanswered(command, timeout, answer) if isinstance(answer, Exception) else answer)
+
+
+def _carried_out(command: Command, told: Callable[[Outcome], object], work: asyncio.Future[Outcome]) -> None:
+    if work.cancelled():
+        return
+    error = work.exception()
+    if error is None:
+        told(work.result())
+        return
+    _log.error("command_failed", gid=command.gid, step=command.branch, exc_info=error)
+    outcome = _of(command)
+    _read_failure(grpc.StatusCode.UNKNOWN, "the manager failed at this call: its log says why", (), outcome)
+    told(outcome)
 
 
 def _say(span: Rpc, outcome: Outcome) -> None:
@@ -109,10 +129,6 @@ def _unanswered(command: Command, timeout: float, error: Exception) -> Outcome:
     else:
         text = "the participant takes no commands in lists any more"
         _read_failure(grpc.StatusCode.UNAVAILABLE, text, (), outcome)
-    return outcome
-
-
-async def _at_once(outcome: Outcome) -> Outcome:
     return outcome
 
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from contextlib import AbstractContextManager
+import asyncio
+from collections.abc import Callable
 from functools import partial
 
 import grpc
 import grpc.aio
+import structlog
 
 from tcc import wire
 from tcc.streams import NotOffered, StreamEnded
-from tcc.tracing import Rpc, Tags, TraceParent, Tracing
-from tcc.v1.participant_pb2 import TryStreamRequest, TryStreamResponse
-from tcc.v1.transaction_pb2 import Metadata, Methods
+from tcc.tracing import Tags, TraceParent, Tracing
+from tcc.v1.participant_pb2 import TryStreamResponse
 from tcc_server.caller import metadata
 from tcc_server.caller.channels import Channels
-from tcc_server.caller.seam import TryCall, TryReply
-from tcc_server.caller.streams import Streams, end_if_dropped
+from tcc_server.caller.seam import Sent, TryCall, TryReply
+from tcc_server.caller.streams import Streams
 from tcc_server.core import rules
 from tcc_server.core.model import Status
 
+_log = structlog.get_logger(__name__)
 _OK = Status()
+_UNKNOWN = 2
 UNCONFIGURED = "participant {} is no longer configured"
 
 
@@ -32,30 +34,36 @@ class GrpcCaller:
         self._channels = channels
         self._tracing = tracing or Tracing()
 
-    def call(self, call: TryCall) -> Awaitable[TryReply]:
+    def call(self, call: TryCall) -> asyncio.Future[TryReply]:
         """Send the attempt and wait for its end; whatever happens is a status."""
+        end: asyncio.Future[TryReply] = asyncio.get_running_loop().create_future()
+        end.add_done_callback(partial(_give_up, self.send(call, partial(_settle, end))))
+        return end
+
+    def send(self, call: TryCall, told: Callable[[TryReply], object]) -> Sent:
+        """The same; `told` hears the end."""
         try:
             streams = self._channels.streams(call.ask.participant)
         except KeyError:
-            return _at_once(UNCONFIGURED.format(call.ask.participant))
-        tags = Tags(call.key.gid, call.ask.step, "try", call.attempt, call.ask.participant)
-        begun = self._tracing.call(call.ask.methods.try_method, call.trace, tags)
-        if not streams.take_tries:
-            return self._find_out(streams, call, begun)
-        span = begun.__enter__()
-        answer = streams.put_try(_item(call, span.trace), call.timeout, partial(_ended, call, begun, span))
-        return end_if_dropped(answer, begun, span)
+            text = UNCONFIGURED.format(call.ask.participant)
+            return asyncio.get_running_loop().call_soon(told, TryReply(Status(rules.UNAVAILABLE, text)))
+        if streams.take_tries and self._tracing.drops(call.trace):  # nearly always: no task, no span, no future
+            return streams.put_try(call, partial(_answered, call, told))
+        work = asyncio.ensure_future(self._carry_out(streams, call))
+        work.add_done_callback(partial(_carried_out, told))
+        return work
 
-    async def _find_out(self, streams: Streams, call: TryCall, begun: AbstractContextManager[Rpc]) -> TryReply:
-        """The attempt as an item of a list, and as a call of its own where the participant takes no lists."""
-        with begun as span:
+    async def _carry_out(self, streams: Streams, call: TryCall) -> TryReply:
+        """In a span, as an item of a list, or as a call of its own where the participant takes no lists."""
+        tags = Tags(call.key.gid, call.ask.step, "try", call.attempt, call.ask.participant)
+        with self._tracing.call(call.ask.methods.try_method, call.trace, tags) as span:
             try:
-                reply = _answered(await streams.attempt(_item(call, span.trace), call.timeout))
+                reply = _read(await streams.attempt(call, *span.trace))
             except NotOffered:
                 reply = await self._unary(call, span.trace)
             except (TimeoutError, StreamEnded) as error:
                 reply = _unanswered(call, error)
-            span.ended(wire.STATUS_BY_NUMBER[reply.status.code], reply.status.message)
+            span.ended(wire.STATUS_BY_NUMBER.get(reply.status.code, grpc.StatusCode.UNKNOWN), reply.status.message)
         return reply
 
     async def _unary(self, call: TryCall, trace: TraceParent) -> TryReply:
@@ -69,33 +77,31 @@ class GrpcCaller:
         return _reply(Status(), reply, tuple(await rpc.trailing_metadata()))
 
 
-def _ended(
-    call: TryCall, begun: AbstractContextManager[Rpc], span: Rpc, answer: TryStreamResponse.Item | Exception
-) -> TryReply:
-    reply = _unanswered(call, answer) if isinstance(answer, Exception) else _answered(answer)
-    span.ended(wire.STATUS_BY_NUMBER.get(reply.status.code, grpc.StatusCode.UNKNOWN), reply.status.message)
-    begun.__exit__(None, None, None)
-    return reply
+def _settle(end: asyncio.Future[TryReply], reply: TryReply) -> None:
+    if not end.done():
+        end.set_result(reply)
 
 
-def _item(call: TryCall, trace: TraceParent) -> TryStreamRequest.Item:
-    methods = call.ask.methods
-    item = TryStreamRequest.Item(
-        request=call.ask.request,
-        methods=Methods(
-            try_method=methods.try_method, confirm_method=methods.confirm_method, cancel_method=methods.cancel_method
-        ),
-        metadata=[
-            Metadata(key=key, value=value if isinstance(value, bytes) else value.encode())
-            for key, value in metadata.of_try(call, trace)
-        ],
-    )
-    item.timeout.seconds = seconds = int(call.timeout)
-    item.timeout.nanos = int((call.timeout - seconds) * 1e9)
-    return item
+def _give_up(sent: Sent, end: asyncio.Future[TryReply]) -> None:
+    if end.cancelled():
+        sent.cancel()
 
 
-def _answered(answer: TryStreamResponse.Item) -> TryReply:
+def _carried_out(told: Callable[[TryReply], object], work: asyncio.Future[TryReply]) -> None:
+    if work.cancelled():
+        return
+    error = work.exception()
+    if error is not None:
+        _log.error("caller_failed", exc_info=error)
+    failed = TryReply(Status(_UNKNOWN, "the manager failed at this call: its log says why"))
+    told(work.result() if error is None else failed)
+
+
+def _answered(call: TryCall, told: Callable[[TryReply], object], answer: TryStreamResponse.Item | Exception) -> None:
+    told(_unanswered(call, answer) if isinstance(answer, Exception) else _read(answer))
+
+
+def _read(answer: TryStreamResponse.Item) -> TryReply:
     if not answer.trailers and not answer.HasField("status"):
         return TryReply(_OK, answer.reply)
     trailers = tuple(
@@ -111,10 +117,6 @@ def _unanswered(call: TryCall, error: Exception) -> TryReply:
         return TryReply(Status(rules.DEADLINE_EXCEEDED, f"no answer within {call.timeout:g} s"))
     # What the stream ends with is no word of the participant's on this Try.
     text = error.details if isinstance(error, StreamEnded) else "the participant takes no Tries in lists any more"
-    return TryReply(Status(rules.UNAVAILABLE, text))
-
-
-async def _at_once(text: str) -> TryReply:
     return TryReply(Status(rules.UNAVAILABLE, text))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from tcc.tracing import TraceParent
 from tcc_server.core.model import Ask, Key, Status
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as the model's values, not frozen only because frozen ones are dear to make
 class TryCall:
     """One attempt of a Try.
 
@@ -28,7 +28,7 @@ class TryCall:
     trace: TraceParent = TraceParent()  # noqa: RUF009  a tuple
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TryReply:
     """How the attempt ended.
 
@@ -50,3 +50,17 @@ class Caller(Protocol):
     def call(self, call: TryCall) -> Awaitable[TryReply]:
         """Send the attempt and wait for its end. Never raises for what the participant or the network does: that is
         a status. A cancelled call may have arrived. Best a future: a coroutine costs its caller a task."""
+
+
+class Sent(Protocol):
+    """An attempt under way."""
+
+    def cancel(self) -> object:
+        """Nobody waits for its end any more. It may have arrived."""
+
+
+class CallingBack(Caller, Protocol):
+    """A Caller that can do without a future for each attempt, and without the turn of the loop that one takes."""
+
+    def send(self, call: TryCall, told: Callable[[TryReply], object]) -> Sent:
+        """As `call`; its end is told once, never from within this call, and not at all after `cancel`."""

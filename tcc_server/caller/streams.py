@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from functools import partial
+from operator import attrgetter
 from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
 
-from tcc.streams import ListStream, NotOffered
-from tcc.tracing import Rpc
+from tcc.streams import Asked, ListStream, NotOffered
 from tcc.v1 import participant_pb2
-from tcc.v1.participant_pb2 import Command, Outcome, TryStreamRequest, TryStreamResponse
+from tcc.v1.participant_pb2 import Command, Outcome, TryStreamResponse
+from tcc_server.caller.seam import TryCall
+from tcc_server.caller.try_item import try_item
 
 _SERVICE: Final = "/tcc.v1.Participant/"
 M = TypeVar("M")
-R = TypeVar("R")
 _Opens: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, M]"  # generic for type checkers only
 CommandKey: TypeAlias = tuple[str, str, str, int, int]
 
@@ -50,8 +49,8 @@ class Streams:
         """The same of commands."""
         return self._commands.works and self._commands.offered
 
-    async def attempt(self, item: TryStreamRequest.Item, timeout: float) -> TryStreamResponse.Item:
-        """One Try; its id is given here.
+    async def attempt(self, call: TryCall, traceparent: str, tracestate: str) -> TryStreamResponse.Item:
+        """One Try.
 
         Raises:
             NotOffered: call the method instead.
@@ -59,15 +58,15 @@ class Streams:
         """
         if not self._tries.offered:
             raise NotOffered
-        item.id = self._next()
-        return await self._tries.ask(item.id, item.SerializeToString(), timeout)
+        self._count = number = self._count + 1
+        return await self._tries.ask(number, try_item(number, call, traceparent, tracestate), call.timeout)
 
     def put_try(
-        self, item: TryStreamRequest.Item, timeout: float, read: Callable[[TryStreamResponse.Item | Exception], R]
-    ) -> asyncio.Future[R]:
-        """As `attempt`, without waiting; see `ListStream.put`."""
-        item.id = self._next()
-        return self._tries.put(item.id, item.SerializeToString(), timeout, read)
+        self, call: TryCall, answered: Callable[[TryStreamResponse.Item | Exception], object]
+    ) -> Asked[int, TryStreamResponse.Item]:
+        """As `attempt`, without waiting, in the transaction's own trace; see `ListStream.put`."""
+        self._count = number = self._count + 1
+        return self._tries.put(number, try_item(number, call, *call.trace), call.timeout, answered)
 
     async def command(self, command: Command, timeout: float) -> Outcome:
         """One command. Raises as `attempt`."""
@@ -76,39 +75,25 @@ class Streams:
         return await self._commands.ask(_key(command), command.SerializeToString(), timeout)
 
     def put_command(
-        self, command: Command, timeout: float, read: Callable[[Outcome | Exception], Outcome]
-    ) -> asyncio.Future[Outcome]:
+        self, command: Command, timeout: float, answered: Callable[[Outcome | Exception], object]
+    ) -> Asked[CommandKey, Outcome]:
         """As `command`, without waiting; see `ListStream.put`."""
-        return self._commands.put(_key(command), command.SerializeToString(), timeout, read)
-
-    def _next(self) -> int:
-        self._count += 1
-        return self._count
+        return self._commands.put(_key(command), command.SerializeToString(), timeout, answered)
 
     async def close(self) -> None:
         """End both; what is under way is unknown."""
         await asyncio.gather(self._tries.close(), self._commands.close())
 
 
-def end_if_dropped(answer: asyncio.Future[R], begun: AbstractContextManager[Rpc], span: Rpc) -> asyncio.Future[R]:
-    """Ends the span of an item that nobody waits for any more: its answer, if it comes, is read by nobody."""
-    if span.span.is_recording():
-        answer.add_done_callback(partial(_dropped, begun))
-    return answer
-
-
-def _dropped(begun: AbstractContextManager[Rpc], answer: asyncio.Future[Any]) -> None:
-    if answer.cancelled():
-        begun.__exit__(None, None, None)
+_id: Callable[[Any], int] = attrgetter("id")
+_key: Callable[[Command | Outcome], CommandKey] = attrgetter("namespace", "gid", "branch", "phase", "attempt")
 
 
 def _tries(message: TryStreamResponse) -> Iterable[tuple[int, TryStreamResponse.Item]]:
-    return ((item.id, item) for item in message.items)
+    items = list(message.items)
+    return zip(map(_id, items), items, strict=True)
 
 
 def _outcomes(message: participant_pb2.OutcomeList) -> Iterable[tuple[CommandKey, Outcome]]:
-    return ((_key(outcome), outcome) for outcome in message.outcomes)
-
-
-def _key(said: Command | Outcome) -> CommandKey:
-    return (said.namespace, said.gid, said.branch, said.phase, said.attempt)
+    outcomes = list(message.outcomes)
+    return zip(map(_key, outcomes), outcomes, strict=True)

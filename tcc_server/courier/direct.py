@@ -6,16 +6,19 @@ Participants do not wait for each other: every one has its own line and its own 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 
 from tcc.tracing import Tracing
 from tcc.v1.participant_pb2 import Command, Outcome
 from tcc_server.caller.channels import Channels
 from tcc_server.caller.commands import CommandCaller
+from tcc_server.caller.seam import Sent
 from tcc_server.courier.seam import OutcomeSink
 
 _Branch = tuple[str, str, str]
+_branch: Callable[[Command], _Branch] = attrgetter("namespace", "gid", "branch")
 
 
 class DirectCourier:
@@ -58,9 +61,9 @@ class DirectCourier:
         for line in lines.values():
             await line.close()
 
-    def call(self, command: Command) -> Awaitable[Outcome]:
-        """Send the command; whatever happens is an outcome."""
-        return self._calls.call(command, self._call_timeout)
+    def call(self, command: Command, told: Callable[[Outcome], object]) -> Sent:
+        """Send the command; whatever happens is an outcome, which `told` hears."""
+        return self._calls.send(command, self._call_timeout, told)
 
     def tell(self, outcome: Outcome) -> None:
         """Give an outcome to the sink."""
@@ -75,36 +78,32 @@ class _Line:
         self._courier = courier
         self._bound = calls_in_flight
         self._waiting: dict[_Branch, Command] = {}
-        self._called: dict[_Branch, asyncio.Future[Outcome]] = {}
+        self._called: dict[_Branch, Sent] = {}
 
     def put(self, command: Command) -> None:
-        branch = (command.namespace, command.gid, command.branch)
+        branch = _branch(command)
         if branch in self._called:
             return  # the call under way will bring an outcome, whatever its attempt
-        self._waiting[branch] = command
-        self._fill()
+        if len(self._called) < self._bound and not self._waiting:
+            self._call(branch, command)
+        else:
+            self._waiting[branch] = command
 
     async def close(self) -> None:
         self._waiting.clear()
-        called = list(self._called.values())
-        for task in called:
-            task.cancel()
-        await asyncio.gather(*called, return_exceptions=True)
+        called, self._called = self._called, {}
+        for call in called.values():
+            call.cancel()
+        tasks = [call for call in called.values() if isinstance(call, asyncio.Future)]
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _fill(self) -> None:
-        while self._waiting and len(self._called) < self._bound:
-            branch = next(iter(self._waiting))
-            command = self._waiting.pop(branch)
-            call = asyncio.ensure_future(self._courier.call(command))
-            self._called[branch] = call
-            call.add_done_callback(partial(self._ended, branch))
+    def _call(self, branch: _Branch, command: Command) -> None:
+        self._called[branch] = self._courier.call(command, partial(self._ended, branch))
 
-    def _ended(self, branch: _Branch, call: asyncio.Future[Outcome]) -> None:
+    def _ended(self, branch: _Branch, outcome: Outcome) -> None:
         # Before the outcome is told: whoever hears it may send the next attempt at once.
-        if self._called.get(branch) is call:
-            del self._called[branch]
-        if self._waiting:
-            self._fill()
-        if not call.cancelled():
-            # A call does not raise; should it ever, the loop's exception handler says so.
-            self._courier.tell(call.result())
+        self._called.pop(branch, None)
+        while self._waiting and len(self._called) < self._bound:
+            longest = next(iter(self._waiting))
+            self._call(longest, self._waiting.pop(longest))
+        self._courier.tell(outcome)
