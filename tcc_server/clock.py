@@ -22,7 +22,7 @@ class SystemClock:
 
     def now(self) -> Moment:
         """This moment on both clocks."""
-        return Moment(mono=time.monotonic(), wall=time.time())
+        return Moment(time.monotonic(), time.time())
 
 
 class Ids(Protocol):
