@@ -30,6 +30,7 @@ from tcc.fence._seam import (
     record_after,
     rule_for,
 )
+from tcc.fence._stepping import Stopped, Turn
 
 if TYPE_CHECKING:
     from tcc.fence._sql import SqlFence
@@ -60,7 +61,11 @@ class ListRun:
         self._changes: Changes = {}
         self._written = False
         self._started = False
-        self._start_by = asyncio.get_running_loop().time() + STARTS_WITHIN
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  a coroutine runs in one
+        self._task = task
+        self._loop = task.get_loop()
+        self._start_by = self._loop.time() + STARTS_WITHIN
 
     async def make(self, listed: Sequence[Listed]) -> list[Verdict | Exception]:
         """Makes the visits, and commits.
@@ -80,22 +85,21 @@ class ListRun:
     async def _visit(self, one: Listed, record: Record | None) -> Verdict | Exception:
         visit = one.visit
         rule = rule_for(record, visit)
-        match rule:
-            case Rule.RUN:
-                result = await self._run(one, record)
-                if isinstance(result, Exception):
-                    if record is None:
-                        self._forget(visit)
-                    return result
-                record = record_after(visit, record, result, self._now / 1000)
-                change, values = change_to(visit, record, self._now)
-                self._changes.setdefault(change, []).append(values)
-                self._written = True
-            case Rule.RECORD:
-                record = Record(State.CANCELLED, visit.action, visit.request_hash)
-                self._written = True
-            case _ if record is None:
-                self._forget(visit)
+        if rule is Rule.RUN:
+            result = await self._run(one, record)
+            if isinstance(result, Exception):
+                if record is None:
+                    self._forget(visit)
+                return result
+            record = record_after(visit, record, result, self._now / 1000)
+            change, values = change_to(visit, record, self._now)
+            self._changes.setdefault(change, []).append(values)
+            self._written = True
+        elif rule is Rule.RECORD:
+            record = Record(State.CANCELLED, visit.action, visit.request_hash)
+            self._written = True
+        elif record is None:
+            self._forget(visit)
         return Verdict(rule, record)
 
     def _forget(self, visit: Visit) -> None:
@@ -104,44 +108,41 @@ class ListRun:
     async def _run(self, one: Listed, record: Record | None) -> Result | Exception:
         if one.dropped:
             return VisitAlone("nobody waits for this visit any more")
-        if self._started and asyncio.get_running_loop().time() > self._start_by:
+        if self._started and self._loop.time() > self._start_by:
             return VisitLater("the list was over before this visit's turn")
         self._started = True
         phase = PhaseTransaction(self._fence, self._connection)
         result: Result | Exception
         try:
             try:
-                result = await self._in_its_context(one, phase, record)
+                turn = Turn(phase.run(one.body, record), one.context, self._task)
+                result = turn.result if turn.begin() else await self._finish(one, turn)
             except (FenceBusy, FenceUnavailable):
                 raise
             except Exception as error:
                 result = error
-            if isinstance(result, Exception | Refusal):
+            if phase.used and isinstance(result, Exception | Refusal):
                 await phase.undo()
         finally:
-            await phase.close()
-        if self._connection.invalidated:
+            if phase.used:
+                await phase.close()
+        if phase.used and self._connection.invalidated:
             raise FenceUnavailable("the list's connection broke under a handler")
         return result
 
-    async def _in_its_context(self, one: Listed, phase: PhaseTransaction, record: Record | None) -> Result | Exception:
-        running = asyncio.get_running_loop().create_task(phase.run(one.body, record), context=one.context)
-        one.running = running
+    async def _finish(self, one: Listed, turn: Turn[Result]) -> Result | Exception:
+        """Goes on with a handler that waits for something: only such a one can be too slow, or dropped."""
+        one.handling = turn
+        limit = self._loop.call_later(HANDLERS_SHARE, turn.stop)
         try:
-            async with asyncio.timeout(HANDLERS_SHARE) as limit:
-                result = await running
-            if one.dropped:
-                return VisitAlone("nobody waits for this visit any more")
-            if not limit.expired():  # it is also where the handler caught its cancellation and went on
+            result = await turn.finish()
+            if not (one.dropped or turn.cancelling()):  # else it caught its cancellation and went on
                 return result
-        except TimeoutError:
-            if not limit.expired():
-                raise
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            return VisitAlone("nobody waits for this visit any more")
+        except Stopped:
+            pass
         finally:
-            one.running = None
-        return VisitAlone(f"the handler held its list for {HANDLERS_SHARE:g} s")
+            limit.cancel()
+            one.handling = None
+        if one.dropped:
+            return VisitAlone("nobody waits for this visit any more")
+        return VisitAlone(f"the handler held its list for {HANDLERS_SHARE:g} s, or cancelled itself")

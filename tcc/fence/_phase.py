@@ -23,15 +23,20 @@ if TYPE_CHECKING:
 
 
 class PhaseTransaction:
-    """Lives from the fence's decision to run a handler until that handler is done."""
+    """Lives from the fence's decision to run a handler until that handler is done.
 
-    __slots__ = ("_connection", "_open", "_savepoint", "_session", "fence", "undone")
+    Attributes:
+        used: the handler has asked for its session; where it has not, there is nothing to undo or to close.
+    """
+
+    __slots__ = ("_connection", "_open", "_savepoint", "_session", "fence", "undone", "used")
 
     def __init__(self, fence: SqlFence, connection: AsyncConnection) -> None:
         self.fence = fence
         self.undone = False
         self._connection = connection
         self._session: AsyncSession | None = None
+        self.used = False
         self._savepoint: NestedTransaction | None = None
         self._open = True
 
@@ -46,8 +51,8 @@ class PhaseTransaction:
         token = current.set(self)
         try:
             result = await body(record)
-            if not isinstance(result, Refusal):
-                await self._keep()
+            if self._session is not None and not isinstance(result, Refusal):
+                await self._keep(self._session)
             return result
         except Exception as error:
             known = momentary(error)
@@ -66,6 +71,7 @@ class PhaseTransaction:
         """
         self._check_open()
         if self._session is None:
+            self.used = True
             self._session = AsyncSession(sync_session_class=PhaseSession, phase=self)
         return self._session
 
@@ -108,13 +114,11 @@ class PhaseTransaction:
         """Whether a handler runs on this very connection now."""
         return self._open and self._connection.sync_connection is connection
 
-    async def _keep(self) -> None:
+    async def _keep(self, own: AsyncSession) -> None:
         """Writes what the session still holds back."""
-        if self._session is None:
-            return
-        session = self._session.sync_session
+        session = own.sync_session
         if not session.is_active or session.in_nested_transaction() or holds_back(session):
-            await self._session.commit()
+            await own.commit()
         if self.undone or (self._savepoint is not None and not self._savepoint.is_active):
             raise UsageError(
                 "the handler rolled its session back and returned a reply, as if its effect stood: to refuse, raise "

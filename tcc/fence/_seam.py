@@ -6,16 +6,18 @@ not at all, and visits of one branch happen one after the other.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from dataclasses import dataclass, replace
-from typing import Final, Protocol, TypeAlias, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
 
 import grpc
 
 from tcc.errors import TccError
 from tcc.fence._rules import AFTER, TABLE, Phase, Rule, State, same_content
+
+if TYPE_CHECKING:
+    import asyncio
 
 DEFAULT_RETENTION: Final = 30 * 24 * 3600.0
 """Seconds for which rows of finished branches are kept: 30 days."""
@@ -139,6 +141,13 @@ class VisitLater(VisitAlone):
     """The list was over before this visit's turn: it was not begun, and may go with another list."""
 
 
+class Handling(Protocol):
+    """Business code under way."""
+
+    def stop(self) -> object:
+        """Cancels it."""
+
+
 @dataclass(slots=True, eq=False)
 class Listed:
     """One visit of a list.
@@ -147,7 +156,7 @@ class Listed:
         visit: what is asked.
         body: its business code.
         context: in which the body runs; nothing else may be running in it.
-        running: the body's task, while it runs.
+        handling: the body, while it runs and waits for something.
         over: set once its list is; None before it is in one.
         dropped: nobody waits for it any more: its body need not run.
     """
@@ -155,15 +164,15 @@ class Listed:
     visit: Visit
     body: Body
     context: Context
-    running: asyncio.Task[Result] | None = None
+    handling: Handling | None = None
     over: asyncio.Event | None = None
     dropped: bool = False
 
     def drop(self) -> None:
         """Nobody waits for it any more: its body is stopped, and need not begin."""
         self.dropped = True
-        if self.running is not None:
-            self.running.cancel()
+        if self.handling is not None:
+            self.handling.stop()
 
 
 class Fence(Protocol):
@@ -210,15 +219,20 @@ def record_after(visit: Visit, record: Record | None, result: Result, now: float
         now: unix seconds.
     """
     if record is not None:
-        return replace(record, state=AFTER[visit.phase])
-    match result:
-        case Refusal():
-            return Record(State.REFUSED, visit.action, visit.request_hash, refusal=result, tried_at=now)
-        case Expiring(reply, expires_at):
-            return Record(
-                State.TRIED, visit.action, visit.request_hash, reply=reply, tried_at=now, expires_at=expires_at
-            )
-    return Record(State.TRIED, visit.action, visit.request_hash, reply=result, tried_at=now)
+        return Record(
+            AFTER[visit.phase],
+            record.action,
+            record.request_hash,
+            record.reply,
+            record.refusal,
+            record.tried_at,
+            record.expires_at,
+        )
+    if isinstance(result, Refusal):
+        return Record(State.REFUSED, visit.action, visit.request_hash, None, result, now)
+    if isinstance(result, Expiring):
+        return Record(State.TRIED, visit.action, visit.request_hash, result.reply, None, now, result.expires_at)
+    return Record(State.TRIED, visit.action, visit.request_hash, result, None, now)
 
 
 def rule_for(record: Record | None, visit: Visit) -> Rule:
