@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
+import tcc
 from benchmarks.counts import Counts, each
 from benchmarks.installation import Installation, installed
 from benchmarks.results import Row
@@ -18,6 +21,10 @@ from benchmarks.workloads import Workload
 from benchmarks.yardstick import client
 
 _CLOCK_MARGIN = timedelta(seconds=1)
+_LOOPS_BESIDE = "64"
+_WITHOUT_END = "86400"
+_BEGINS_WITHIN = 20.0
+"""Seconds that what goes on beside may take until it has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +130,11 @@ async def _rows(
 async def measured_row(installation: Installation, before: Counts, load: Load) -> tuple[Row, Counts]:
     """One row, and the counts at its end, when all its transactions have ended."""
     cpu_before, since = installation.cpu_seconds(), datetime.now(UTC) - _CLOCK_MARGIN
-    figures = await client(
-        *("benchmarks.counted", str(installation.client_counts), "benchmarks.load", load.kind, installation.target),
-        *(*load.words, installation.workload.asks().to_json(), installation.otlp),
-    )
+    async with _beside(installation):
+        figures = await client(
+            *("benchmarks.counted", str(installation.client_counts), "benchmarks.load", load.kind, installation.target),
+            *(*load.words, installation.workload.asks().to_json(), installation.otlp),
+        )
     await installation.settled(since)
     cpu = {name: now - cpu_before.get(name, 0.0) for name, now in installation.cpu_seconds().items()}
     after = await installation.counters.read()
@@ -152,3 +160,26 @@ async def measured_row(installation: Installation, before: Counts, load: Load) -
         ends=figures["ends"],
     )
     return row, after
+
+
+@asynccontextmanager
+async def _beside(installation: Installation) -> AsyncIterator[None]:
+    """What goes on beside the measured load, where the workload has that; it has begun, and ends with this."""
+    asked = installation.workload.beside
+    if asked is None:
+        yield
+        return
+    words = ("closed", installation.target, _LOOPS_BESIDE, _WITHOUT_END, asked.to_json(), installation.otlp)
+    loops = await asyncio.create_subprocess_exec(sys.executable, "-m", "benchmarks.load", *words)
+    try:
+        async with tcc.Manager(installation.target) as manager, asyncio.timeout(_BEGINS_WITHIN):
+            while not await _begun(manager, asked.name):  # noqa: ASYNC110  no event says what another process does
+                await asyncio.sleep(0.1)
+        yield
+    finally:
+        loops.kill()
+        await loops.wait()
+
+
+async def _begun(manager: tcc.Manager, name: str) -> bool:
+    return bool([tx async for tx in manager.list(states=(tcc.State.TRYING,), name=name)])

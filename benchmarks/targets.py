@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from benchmarks.results import Row, Run
 
 _WAIT_MS = 50.0
+_AS_IT_WAS = 1.25
+"""A 99th percentile within this of another counts as the same: that of one revision differs so much between runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class Verdict:
 def verdicts(run: Run) -> list[Verdict]:
     """Those targets whose rows the run has."""
     found = []
-    for rule in (_rates, _round_trips, _slow_participant, _manager_cpu):
+    for rule in (_rates, _round_trips, _slow_participant, _hung_participant, _manager_cpu):
         found += rule(run)
     return found
 
@@ -54,6 +56,16 @@ def _slow_participant(run: Run) -> list[Verdict]:
             wanted = 1.1 * (_WAIT_MS + quick.p50_ms)
             target = f"W7 at {row.concurrency}: p50 within 10 % of 50 ms and W2's, so at most {wanted:.1f} ms"
             found.append(Verdict(target, f"{row.p50_ms:.1f} ms", row.p50_ms <= wanted))
+    return found
+
+
+def _hung_participant(run: Run) -> list[Verdict]:
+    found = []
+    for row in run.rows:
+        if row.workload == "W9" and row.concurrency and (alone := _at(run, "W2", row.concurrency)):
+            wanted = _AS_IT_WAS * alone.p99_ms
+            target = f"W9 at {row.concurrency}: p99 as W2's, so at most {wanted:.1f} ms"
+            found.append(Verdict(target, f"{row.p99_ms:.1f} ms", row.p99_ms <= wanted))
     return found
 
 

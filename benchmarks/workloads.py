@@ -1,8 +1,8 @@
-"""What is measured: the workloads W1 to W8, as data.
+"""What is measured: the workloads W1 to W9, as data.
 
 Where not said otherwise a transaction is a plan of two branches, a debit and a credit, whose handlers do nothing; the
 client's answer is the decision. W2's stack: commands through RabbitMQ, locks in Redis, log and fences in SQLite with
-synchronous=FULL. W4 to W8 run on it too, except W4, whose balances are real: on W3's.
+synchronous=FULL. W4 to W9 run on it too, except W4, whose balances are real: on W3's.
 
 The handlers that do nothing have one participant process, which both branches are at, as in the other systems' figures
 that docs/performance.md compares with; `--participants 2` gives each branch its own. The banks of W3 and W4 are two.
@@ -31,6 +31,7 @@ class Participant:
         bank: real balances (services.accounts); else handlers that do nothing.
         wait_ms: how long each handler takes, beside its work.
         away: it answers Tries, and never sees a command.
+        beside: only what goes on beside the measured load asks it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Participant:
     bank: bool = False
     wait_ms: int = 0
     away: bool = False
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Workload:
     Attributes:
         log: the manager's.
         broker: commands go through RabbitMQ, and locks are in Redis; else commands are gRPC calls, without locks.
+        beside: what another client asks for meanwhile, 64 at once; nothing of it is counted as a transaction.
     """
 
     name: str
@@ -85,6 +88,7 @@ class Workload:
     broker: bool
     participants: tuple[Participant, ...]
     asked: Asked = field(default_factory=lambda: Asked(()))
+    beside: Asked | None = None
 
     @property
     def postgres(self) -> bool:
@@ -98,7 +102,8 @@ class Workload:
 
     def asks(self) -> Asked:
         """What the client asks for, with the participants' names."""
-        return replace(self.asked, participants=tuple(one.name for one in self.participants if not one.away))
+        names = tuple(one.name for one in self.participants if not (one.away or one.beside))
+        return replace(self.asked, participants=names)
 
     def spread(self, participants: int) -> Workload:
         """The same with that many participants that do nothing, where it has one."""
@@ -113,9 +118,14 @@ _BANKS = (Participant("bank-a", Store.POSTGRES, bank=True), Participant("bank-b"
 _NOOP = Participant("noop", Store.SQLITE)
 
 
-def _full(name: str, title: str, *participants: Participant, asked: Asked | None = None) -> Workload:
+_HUNG = Participant("hung", Store.MEMORY, wait_ms=3_600_000, beside=True)
+
+
+def _full(
+    name: str, title: str, *participants: Participant, asked: Asked | None = None, beside: Asked | None = None
+) -> Workload:
     """On W2's stack."""
-    return Workload(name, title, Store.SQLITE, True, participants or (_NOOP,), asked or Asked(()))
+    return Workload(name, title, Store.SQLITE, True, participants or (_NOOP,), asked or Asked(()), beside)
 
 
 def _bank(name: str, title: str, asked: Asked | None = None) -> Workload:
@@ -135,5 +145,6 @@ WORKLOADS: dict[str, Workload] = {
         # Its fence is in memory: a handler that waits inside SQLite's one writer holds up all others of its database.
         _full("W7", "one participant takes 50 ms", _NOOP, Participant("slow", Store.MEMORY, wait_ms=50)),
         _full("W8", "interactive, two Tries", asked=Asked((), interactive=True)),
+        _full("W9", "W2 beside a participant that hangs", _NOOP, _HUNG, beside=Asked((_HUNG.name,), name="hung")),
     )
 }

@@ -174,3 +174,14 @@ def test_loops_and_schedules_run_for_a_time_and_a_client_that_fails_ends_the_run
         assert set(row.cpu_ms) == {"client", "manager", "noop-1", "noop-2"}
         assert 0 < row.p50_ms <= row.p95_ms <= row.p99_ms
         assert row.transactions == row.ends["confirmed"]
+
+
+def test_w9_runs_beside_transactions_that_hang_and_counts_none_of_them(running: Servers, folder: Path) -> None:
+    async def run() -> Row:
+        async with installed(WORKLOADS["W9"], running, folder) as installation:
+            return (await _few(installation, "W9"))["W9"]
+
+    row = asyncio.run(run())
+    assert row.ends == {"confirmed": COUNT, "refused": 0}
+    assert row.transactions == COUNT
+    assert row.p99_ms < 5_000  # those beside it take a Try's whole timeout
