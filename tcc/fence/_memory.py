@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import Callable
 from typing import TypeAlias
 
 from tcc.fence._rules import Rule, State
@@ -48,7 +48,8 @@ class MemoryFence:
         self._row_wait = row_wait
         self._clock = clock
         self._rows: dict[_Key, Record] = {}
-        self._turns: dict[_Key, tuple[asyncio.Lock, int]] = {}
+        self._turns: dict[_Key, deque[asyncio.Future[None]] | None] = {}
+        """Branches that are being visited, and who waits; None where nobody ever did."""
 
     @property
     def retention(self) -> float:
@@ -62,37 +63,51 @@ class MemoryFence:
     async def visit(self, visit: Visit, body: Body) -> Verdict:
         """Applies the table to the branch; see `Fence.visit`."""
         key = (visit.namespace, visit.gid, visit.branch)
-        async with self._turn(key):
+        if key in self._turns:
+            await self._turn(key)
+        else:
+            self._turns[key] = None
+        try:
             record = self._rows.get(key)
             rule = rule_for(record, visit)
-            match rule:
-                case Rule.RUN:
-                    result = await body(record)
-                    record = self._rows[key] = record_after(visit, record, result, self._clock())
-                case Rule.RECORD:
-                    record = self._rows[key] = Record(State.CANCELLED, visit.action, visit.request_hash)
+            if rule is Rule.RUN:
+                record = self._rows[key] = record_after(visit, record, await body(record), self._clock())
+            elif rule is Rule.RECORD:
+                record = self._rows[key] = Record(State.CANCELLED, visit.action, visit.request_hash)
             return Verdict(rule, record)
+        finally:
+            if self._turns[key] is None:
+                del self._turns[key]
+            else:
+                self._pass_on(key)
 
     async def close(self) -> None:
         """Nothing is open."""
 
-    @asynccontextmanager
-    async def _turn(self, key: _Key) -> AsyncIterator[None]:
-        lock, visitors = self._turns.get(key) or (asyncio.Lock(), 0)
-        self._turns[key] = (lock, visitors + 1)
+    async def _turn(self, key: _Key) -> None:
+        """Waits behind the visits of this branch that came before."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = self._turns[key]
+        if waiting is None:
+            waiting = self._turns[key] = deque()
+        waiting.append(turn)
         try:
-            try:
-                async with asyncio.timeout(self._row_wait):
-                    await lock.acquire()
-            except TimeoutError:
+            async with asyncio.timeout(self._row_wait):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():  # it came in the moment in which nobody waited for it any more
+                self._pass_on(key)
+            turn.cancel()
+            if isinstance(error, TimeoutError):
                 raise FenceBusy("another delivery of this branch is being worked on") from None
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
-            lock, visitors = self._turns[key]
-            if visitors == 1:
-                del self._turns[key]
-            else:
-                self._turns[key] = (lock, visitors - 1)
+            raise
+
+    def _pass_on(self, key: _Key) -> None:
+        """Gives the turn to who has waited longest; where nobody waits, there are no turns any more."""
+        waiting = self._turns[key]
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._turns[key]
