@@ -76,7 +76,8 @@ class _Stream(Generic[ItemT, AnswerT]):
         self._server = server
         self._context = context
         self._answers: list[AnswerT] = []
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._count = 0
         self._reader: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
@@ -97,13 +98,13 @@ class _Stream(Generic[ItemT, AnswerT]):
                     if self._room is not None and not self._room.done():
                         self._room.set_result(None)
                 else:
-                    self._idle = loop.create_future()
-                    await self._idle
+                    self._idle = idle = loop.create_future()
+                    await idle
             if not reader.cancelled():
                 reader.result()
         finally:
             # Reached with something running where the other side is gone: what it asked for is not waited for.
-            left = {reader, *self._running}
+            left = {reader, *self._running.values()}
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
@@ -117,32 +118,32 @@ class _Stream(Generic[ItemT, AnswerT]):
                     text = f"{server.at_once} items of this stream are being worked on"
                     self._answer(server.fail(item, grpc.StatusCode.RESOURCE_EXHAUSTED, text))
                     continue
-                task = loop.create_task(self._handle(item))
-                running.add(task)
-                task.add_done_callback(self._ended)
+                self._count = number = self._count + 1
+                running[number] = loop.create_task(self._handle(number, item))
             while len(self._answers) >= server.at_once:  # the other side asks and does not listen
                 self._room = loop.create_future()
                 await self._room
 
-    async def _handle(self, item: ItemT) -> None:
+    async def _handle(self, number: int, item: ItemT) -> None:
         try:
             answer = await self._server.handle(item, self._context)
+            self._answers.append(answer)  # to the list of now: the one of before the wait may have been written
         except Exception:
             _log.exception("an item of a stream could not be handled")
-            answer = self._server.fail(
-                item, grpc.StatusCode.INTERNAL, "the server failed at this item: its log says why"
-            )
-        self._answer(answer)
+            text = "the server failed at this item: its log says why"
+            self._answers.append(self._server.fail(item, grpc.StatusCode.INTERNAL, text))
+        finally:
+            # Here and not in a callback of the task, which would be one more for the event loop to run.
+            del self._running[number]
+            self._wake()
 
     def _answer(self, answer: AnswerT) -> None:
         self._answers.append(answer)
         self._wake()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        if not self._running:
-            self._wake()
-
     def _wake(self, _: object = None) -> None:
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+        idle = self._idle
+        if idle is not None:
+            self._idle = None
+            if not idle.done():
+                idle.set_result(None)
