@@ -15,6 +15,9 @@ DEFAULT_NAMESPACE = "default"
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 
+is_id = _ID.fullmatch
+"""What is an id gives something true; `problem_with_id` says what is wrong with what is none."""
+
 
 def problem_with_id(kind: str, value: str) -> str | None:
     """What is wrong with an id, as a sentence that names it and says what to do; None if nothing is."""

@@ -5,23 +5,24 @@ The only place that knows CONTRACT.md's codes, reasons and marks for a participa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import grpc
 
 from tcc import wire
 from tcc.fence import FenceBusy, Record, Refusal, Rule, State, Verdict
+from tcc.participant._call import NotABranch
 from tcc.participant._context import Trailers
 from tcc.v1 import participant_pb2, transaction_pb2
 
+_DONE = (Rule.RUN, Rule.DONE, Rule.RECORD)
 _MARK = ((wire.REFUSED, "1"),)
 _TEXT_LIMIT = (
     1024  # on its way each byte may become three; trailers over 8 KiB may be refused, and with them the answer
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TryAnswer:
+class TryAnswer(NamedTuple):
     """What a Try is answered with.
 
     Attributes:
@@ -79,6 +80,9 @@ def try_answer(verdict: Verdict, now: float, trailers: Trailers = ()) -> TryAnsw
         now: unix seconds.
         trailers: what the handler set, where it ran.
     """
+    record = verdict.record
+    if verdict.rule is Rule.RUN and record is not None and record.refusal is None:  # as nearly always
+        return TryAnswer(grpc.StatusCode.OK, trailers=trailers, reply=record.reply or b"")
     match verdict:
         case Verdict(Rule.LATE_TRY):
             return _marked(
@@ -101,6 +105,12 @@ def try_answer(verdict: Verdict, now: float, trailers: Trailers = ()) -> TryAnsw
     raise AssertionError(f"a Try cannot end in {verdict}")
 
 
+def not_a_branch(error: NotABranch) -> TryAnswer:
+    """The answer to a call that does not say which branch it is for."""
+    code, text = grpc.StatusCode.INVALID_ARGUMENT, bounded(str(error))
+    return TryAnswer(code, text, wire.error_details(code, text, wire.NOT_A_BRANCH))
+
+
 def busy_answer(busy: FenceBusy) -> TryAnswer:
     """The answer to a Try of a branch on which another delivery is at work."""
     code = grpc.StatusCode.UNAVAILABLE
@@ -115,9 +125,10 @@ def stopped_answer(stopped: HandlerStopped) -> TryAnswer:
 def settle(outcome: participant_pb2.Outcome, verdict: Verdict) -> bytes:
     """Writes what became of a command into its outcome; gives the status details by which gRPC says the same."""
     record = verdict.record
+    if verdict.rule in _DONE:
+        outcome.kind = transaction_pb2.OUTCOME_KIND_DONE
+        return b""
     match verdict.rule:
-        case Rule.RUN | Rule.RECORD | Rule.DONE:
-            outcome.kind = transaction_pb2.OUTCOME_KIND_DONE
         case Rule.NO_TRY:
             outcome.kind = transaction_pb2.OUTCOME_KIND_NO_TRY
             outcome.fence_state = "" if record is None else record.state.value
@@ -134,7 +145,6 @@ def settle(outcome: participant_pb2.Outcome, verdict: Verdict) -> bytes:
             return wire.error_details(code, outcome.message, wire.PAYLOAD_MISMATCH)
         case _:
             raise AssertionError(f"a command cannot end in {verdict}")
-    return b""
 
 
 def settle_busy(outcome: participant_pb2.Outcome, busy: FenceBusy) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
 
@@ -51,7 +51,15 @@ class Branch:
         return message.FromString(self._reply)
 
 
-current_branch: ContextVar[Branch | None] = ContextVar("tcc_branch", default=None)
+class Run(Protocol):
+    """A handler's run, which knows its branch if it is asked."""
+
+    @property
+    def branch(self) -> Branch:
+        """The branch."""
+
+
+current_run: ContextVar[Run | None] = ContextVar("tcc_run", default=None)
 
 
 def branch() -> Branch:
@@ -60,7 +68,7 @@ def branch() -> Branch:
     Raises:
         UsageError: outside of a Try, Confirm or Cancel handler.
     """
-    now = current_branch.get()
-    if now is None:
+    run = current_run.get()
+    if run is None:
         raise UsageError("tcc.branch() answers only within a Try, Confirm or Cancel handler of a ParticipantServer")
-    return now
+    return run.branch

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from binascii import unhexlify
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import Final, TypeAlias
 
 from tcc import wire
 from tcc.errors import TccError
 from tcc.fence import Phase, Visit
-from tcc.ids import problem_with_id
+from tcc.ids import is_id, problem_with_id
+from tcc.tracing import TraceParent
 from tcc.v1 import participant_pb2, transaction_pb2
 
 Metadata: TypeAlias = Collection[tuple[str, str | bytes]]
+Peer: TypeAlias = str | Callable[[], str]
+"""Where a call came from, or who can say it: few handlers ask."""
 
 _COMMAND_PHASES = {transaction_pb2.PHASE_CONFIRM: Phase.CONFIRM, transaction_pb2.PHASE_CANCEL: Phase.CANCEL}
+_NEEDED: Final = (wire.NAMESPACE, wire.GID, wire.BRANCH, wire.PHASE, wire.ATTEMPT, wire.REQUEST_HASH)
+_READ: Final = frozenset((*_NEEDED, wire.DEADLINE, wire.TRACEPARENT, wire.TRACESTATE))
+"""What is read of an item's metadata before its handler asks for all of it."""
 
 
 class NotABranch(TccError):
@@ -31,7 +39,7 @@ class Call:
         deadline: the transaction's, unix seconds; None where the caller did not say.
         methods: paths of Try, Confirm and Cancel as the caller named them; empty strings for those that it did not.
         request: the serialised request.
-        metadata: as a handler sees it.
+        metadata: gives it as a handler sees it.
         timeout: seconds that the caller waits; None: no limit.
         peer: where the call came from.
     """
@@ -41,13 +49,13 @@ class Call:
     deadline: float | None
     methods: tuple[str, str, str]
     request: bytes
-    metadata: Metadata
+    metadata: Callable[[], Metadata]
     timeout: float | None
-    peer: str
+    peer: Peer
 
 
 def from_metadata(
-    phase: Phase, try_method: str, request: bytes, metadata: Metadata, timeout: float | None, peer: str
+    phase: Phase, try_method: str, request: bytes, metadata: Metadata, timeout: float | None, peer: Peer
 ) -> Call:
     """Reads a call of one of the three methods.
 
@@ -66,30 +74,47 @@ def from_metadata(
     for key, value in metadata:
         if key.startswith("tcc-") and isinstance(value, str):
             said.setdefault(key, value)
-    needed = [wire.NAMESPACE, wire.GID, wire.BRANCH, wire.PHASE, wire.ATTEMPT, wire.REQUEST_HASH]
-    if phase is Phase.TRY:
-        needed.append(wire.DEADLINE)
-    missing = [key for key in needed if key not in said]
-    if missing:
-        raise NotABranch(
-            f"this method is a branch of a TCC transaction and the call has no {', '.join(missing)}: "
-            "call it through a TCC manager"
-        )
-    if said[wire.PHASE] != phase:
-        raise NotABranch(f"{wire.PHASE} is {said[wire.PHASE]!r} on a call of the {phase} method")
-    try:
-        request_hash = bytes.fromhex(said[wire.REQUEST_HASH])
-        attempt = int(said[wire.ATTEMPT])
-        deadline = int(said[wire.DEADLINE]) / 1000 if wire.DEADLINE in said else None
-    except ValueError as error:
-        raise NotABranch(f"{wire.REQUEST_HASH}, {wire.ATTEMPT} or {wire.DEADLINE} cannot be read: {error}") from None
-    visit = Visit(said[wire.NAMESPACE], said[wire.GID], said[wire.BRANCH], phase, try_method, request_hash)
-    _check_ids(visit)
     methods = (try_method, said.get(wire.CONFIRM_METHOD, ""), said.get(wire.CANCEL_METHOD, ""))
-    return Call(visit, attempt, deadline, methods, request, metadata, timeout, peer)
+    return _call(phase, methods, request, said, lambda: metadata, timeout, peer)
 
 
-def from_command(command: participant_pb2.Command, timeout: float | None, peer: str) -> Call:
+def said_in(item: participant_pb2.TryStreamRequest.Item) -> Mapping[str, str]:
+    """What an item of a list says in its metadata that is read before its handler runs; of two of a key, the first."""
+    said: dict[str, str] = {}
+    for entry in item.metadata:
+        key = entry.key
+        if key in _READ:
+            said.setdefault(key, entry.value.decode(errors="replace"))
+    return said
+
+
+def trace_in(said: Mapping[str, str]) -> TraceParent:
+    """The trace context among it."""
+    return TraceParent(said.get(wire.TRACEPARENT, ""), said.get(wire.TRACESTATE, ""))
+
+
+def from_item(
+    item: participant_pb2.TryStreamRequest.Item, methods: tuple[str, str, str], said: Mapping[str, str], peer: Peer
+) -> Call:
+    """Reads a Try that came in a list.
+
+    Args:
+        item: as the manager sent it.
+        methods: paths of Try, Confirm and Cancel, from it.
+        said: what `said_in` found in it.
+        peer: where it came from.
+
+    Raises:
+        NotABranch: as `from_metadata`.
+    """
+    waits = item.timeout
+    timeout: float | None = waits.seconds + waits.nanos / 1e9
+    if not timeout and not item.HasField("timeout"):
+        timeout = None
+    return _call(Phase.TRY, methods, item.request, said, partial(_metadata_of_item, item), timeout, peer)
+
+
+def from_command(command: participant_pb2.Command, timeout: float | None, peer: Peer) -> Call:
     """Reads a command.
 
     Raises:
@@ -99,35 +124,74 @@ def from_command(command: participant_pb2.Command, timeout: float | None, peer: 
     if phase is None:
         raise NotABranch(f"a command's phase is PHASE_CONFIRM or PHASE_CANCEL, not {command.phase}")
     named = command.methods
-    visit = Visit(command.namespace, command.gid, command.branch, phase, named.try_method, command.request_hash)
+    methods = (named.try_method, named.confirm_method, named.cancel_method)
+    visit = Visit(command.namespace, command.gid, command.branch, phase, methods[0], command.request_hash)
     _check_ids(visit)
-    return Call(
-        visit,
-        command.attempt,
-        None,
-        (named.try_method, named.confirm_method, named.cancel_method),
-        command.request,
-        tuple(_metadata_of(command, phase)),
-        timeout,
-        peer,
-    )
+    metadata = partial(_metadata_of_command, command, phase)
+    return Call(visit, command.attempt, None, methods, command.request, metadata, timeout, peer)
+
+
+def _call(
+    phase: Phase,
+    methods: tuple[str, str, str],
+    request: bytes,
+    said: Mapping[str, str],
+    metadata: Callable[[], Metadata],
+    timeout: float | None,
+    peer: Peer,
+) -> Call:
+    try:
+        if said[wire.PHASE] != phase:
+            raise NotABranch(f"{wire.PHASE} is {said[wire.PHASE]!r} on a call of the {phase} method")
+        deadline = None
+        if phase is Phase.TRY or wire.DEADLINE in said:
+            deadline = int(said[wire.DEADLINE]) / 1000
+        attempt, request_hash = int(said[wire.ATTEMPT]), unhexlify(said[wire.REQUEST_HASH])
+        visit = Visit(said[wire.NAMESPACE], said[wire.GID], said[wire.BRANCH], phase, methods[0], request_hash)
+    except KeyError:
+        missing = [key for key in (*_NEEDED, wire.DEADLINE) if key not in said]
+        if phase is not Phase.TRY:
+            missing.remove(wire.DEADLINE)
+        raise NotABranch(
+            f"this method is a branch of a TCC transaction and the call has no {', '.join(missing)}: "
+            "call it through a TCC manager"
+        ) from None
+    except ValueError as error:
+        raise NotABranch(f"{wire.REQUEST_HASH}, {wire.ATTEMPT} or {wire.DEADLINE} cannot be read: {error}") from None
+    _check_ids(visit)
+    return Call(visit, attempt, deadline, methods, request, metadata, timeout, peer)
 
 
 def _check_ids(visit: Visit) -> None:
+    if is_id(visit.namespace) and is_id(visit.gid) and is_id(visit.branch):
+        return
     for kind, value in ((wire.NAMESPACE, visit.namespace), (wire.GID, visit.gid), (wire.BRANCH, visit.branch)):
         problem = problem_with_id(kind, value)
         if problem is not None:
             raise NotABranch(problem)
 
 
-def _metadata_of(command: participant_pb2.Command, phase: Phase) -> Iterable[tuple[str, str | bytes]]:
-    yield wire.NAMESPACE, command.namespace
-    yield wire.GID, command.gid
-    yield wire.BRANCH, command.branch
-    yield wire.PHASE, phase.value
-    yield wire.ATTEMPT, str(command.attempt)
-    yield wire.REQUEST_HASH, command.request_hash.hex()
+def _metadata_of_item(item: participant_pb2.TryStreamRequest.Item) -> Metadata:
+    metadata: list[tuple[str, str | bytes]] = [
+        (entry.key, entry.value if entry.key.endswith("-bin") else entry.value.decode(errors="replace"))
+        for entry in item.metadata
+    ]
+    metadata.append((wire.CONFIRM_METHOD, item.methods.confirm_method))
+    metadata.append((wire.CANCEL_METHOD, item.methods.cancel_method))
+    return metadata
+
+
+def _metadata_of_command(command: participant_pb2.Command, phase: Phase) -> Metadata:
+    metadata: list[tuple[str, str | bytes]] = [
+        (wire.NAMESPACE, command.namespace),
+        (wire.GID, command.gid),
+        (wire.BRANCH, command.branch),
+        (wire.PHASE, phase.value),
+        (wire.ATTEMPT, str(command.attempt)),
+        (wire.REQUEST_HASH, command.request_hash.hex()),
+    ]
     if command.traceparent:
-        yield wire.TRACEPARENT, command.traceparent
+        metadata.append((wire.TRACEPARENT, command.traceparent))
     if command.tracestate:
-        yield wire.TRACESTATE, command.tracestate
+        metadata.append((wire.TRACESTATE, command.tracestate))
+    return metadata

@@ -6,6 +6,7 @@ context does. What needs a live call of its own (reading and writing messages) a
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
@@ -16,7 +17,8 @@ import grpc.aio
 
 from tcc import wire
 from tcc.errors import UsageError
-from tcc.participant._call import Metadata
+from tcc.participant._branch import Branch
+from tcc.participant._call import Call
 
 _DETAILS_LIMIT = 3072  # trailers over 8 KiB may be refused on their way, and with them the answer
 _FOREVER_MS = 10 * 365 * 24 * 3600 * 1000
@@ -52,30 +54,32 @@ class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
     """A `grpc.aio.ServicerContext` for a handler, which runs more than once only where its first runs were rolled back.
 
     Args:
-        metadata: the call's.
+        call: what it is for.
         time_limit: when the handler is stopped, on the monotonic clock.
-        peer: where the call came from.
         transport: the gRPC context underneath, for the peer's identity; None where there is none.
     """
 
+    # Of the class, so that a run in which nothing of it happens does not pay for it.
+    _code: grpc.StatusCode | None = None
+    _details = ""
+    _trailers: Trailers = ()
+    _aborted = False
+    _over = False
+    _callbacks: tuple[Callable[[Any], None], ...] = ()
+    _task: asyncio.Task[Any] | None = None
+    _reply: bytes | None = None
+    _branch: Branch | None = None
+    touched = False
+    """The handler, or its end of time, said something here."""
+    expired = False
+    """The handler ran out of time."""
+
     def __init__(
-        self,
-        metadata: Metadata,
-        time_limit: float,
-        peer: str,
-        transport: grpc.aio.ServicerContext[Any, Any] | None = None,
+        self, call: Call, time_limit: float, transport: grpc.aio.ServicerContext[Any, Any] | None = None
     ) -> None:
-        self._metadata = metadata
-        self._time_limit = time_limit
-        self._peer = peer
+        self._call = call
+        self.time_limit = time_limit
         self._transport = transport
-        self._code: grpc.StatusCode | None = None
-        self._details = ""
-        self._trailers: Trailers = ()
-        self._aborted = False
-        self._stopped = False
-        self._over = False
-        self._callbacks: list[Callable[[Any], None]] = []
 
     # What handlers call.
 
@@ -92,7 +96,7 @@ class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
         code = _status(code)
         if code is grpc.StatusCode.OK:
             raise UsageError("abort with OK ends nothing: return the reply instead")
-        self._aborted = True
+        self._aborted = self.touched = True
         self._code = code
         self._details = details or self._details
         if trailing_metadata:
@@ -106,6 +110,7 @@ class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
     def set_trailing_metadata(self, trailing_metadata: Any) -> None:
         """Trailing metadata of the answer. Of it, only a Try's `tcc-expires-in` is kept for repeated calls."""
         self._trailers = _trailers(trailing_metadata)
+        self.touched = True
 
     def trailing_metadata(self) -> Any:
         """What was set."""
@@ -114,6 +119,7 @@ class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
     def set_code(self, code: grpc.StatusCode) -> None:
         """The status with which the handler ends; one that is not OK ends it as `abort` does."""
         self._code = _status(code)
+        self.touched = True
 
     def code(self) -> grpc.StatusCode:
         """The status that was set, or OK."""
@@ -129,15 +135,16 @@ class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
 
     def invocation_metadata(self) -> grpc.aio.Metadata:
         """The call's metadata. The client's own entries come with a Try, not with Confirm and Cancel."""
-        return InvocationMetadata(*self._metadata)
+        return InvocationMetadata(*self._call.metadata())
 
     def time_remaining(self) -> float:
         """Seconds until the handler is stopped and rolled back."""
-        return max(0.0, self._time_limit - time.monotonic())
+        return max(0.0, self.time_limit - time.monotonic())
 
     def peer(self) -> str:
         """Where the call came from."""
-        return self._peer
+        peer = self._call.peer
+        return peer if isinstance(peer, str) else peer()
 
     def peer_identities(self) -> Iterable[bytes] | None:
         """The gRPC peer's identities; None where there is no gRPC call."""
@@ -153,11 +160,11 @@ class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Calls back with this context when the run is over: after the commit, or the rollback."""
-        self._callbacks.append(callback)
+        self._callbacks = (*self._callbacks, callback)
 
     def cancelled(self) -> bool:
         """Whether the handler was stopped. It learns that by `asyncio.CancelledError` too."""
-        return self._stopped
+        return self.expired
 
     def done(self) -> bool:
         """Whether the run is over."""
@@ -185,7 +192,7 @@ class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
     @property
     def failed(self) -> bool:
         """Whether the handler ended the call itself with a status other than OK, even if it then went on."""
-        return self._aborted or self.code() is not grpc.StatusCode.OK
+        return self._code is not None and (self._aborted or self._code is not grpc.StatusCode.OK)
 
     @property
     def status_details(self) -> bytes:
@@ -216,23 +223,44 @@ class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
                 return None if too_long else int(value) / 1000
         return None
 
-    def start(self) -> None:
-        """A run of the handler begins. One that came before was rolled back, and what it said is void."""
-        self._tell()
-        self._code, self._details, self._trailers = None, "", ()
-        self._aborted = self._stopped = False
+    @property
+    def branch(self) -> Branch:
+        """What `tcc.branch()` tells in this run."""
+        if self._branch is None:
+            call, visit = self._call, self._call.visit
+            self._branch = Branch(
+                visit.namespace, visit.gid, visit.branch, visit.phase, call.attempt, call.deadline, self._reply
+            )
+        return self._branch
 
-    def stop(self) -> None:
-        """The handler ran out of time."""
-        self._stopped = True
+    def start(self, task: asyncio.Task[Any], reply: bytes | None) -> None:
+        """A run of the handler begins. One that came before was rolled back, and what it said is void.
+
+        Args:
+            task: in which it runs.
+            reply: the Try's, in Confirm and Cancel.
+        """
+        if self._task is not None:
+            self._tell()
+            self._code, self._details, self._trailers, self._branch = None, "", (), None
+            self._aborted = self.touched = self.expired = False
+        self._task = task
+        self._reply = reply
+
+    def expire(self) -> None:
+        """The handler's time is over: stops it, once."""
+        if not self.expired and self._task is not None:
+            self.expired = self.touched = True
+            self._task.cancel()
 
     def finish(self) -> None:
         """The run is over: tells those who asked to be told."""
         self._over = True
-        self._tell()
+        if self._callbacks:
+            self._tell()
 
     def _tell(self) -> None:
-        callbacks, self._callbacks = self._callbacks, []
+        callbacks, self._callbacks = self._callbacks, ()
         for callback in callbacks:
             try:
                 callback(self)

@@ -20,12 +20,13 @@ import grpc.aio
 from tcc import wire
 from tcc.actions import Action
 from tcc.fence import Body, Fence, FenceBusy, FenceUnavailable, ListFence, Phase, Refusal, SharedVisits, Verdict, Visit
-from tcc.lock import Busy, Lock
+from tcc.lock import Busy, Lock, NoLock
 from tcc.participant._answer import (
     HandlerStopped,
     TryAnswer,
     bounded,
     busy_answer,
+    not_a_branch,
     reasoned,
     settle,
     settle_busy,
@@ -34,9 +35,9 @@ from tcc.participant._answer import (
     try_answer,
 )
 from tcc.participant._binding import BoundMethod
-from tcc.participant._call import Call, Metadata, NotABranch, from_command, from_metadata
+from tcc.participant._call import Call, Metadata, NotABranch, Peer, from_command, from_metadata
 from tcc.participant._context import PhaseContext
-from tcc.participant._handling import refusing, run_handler, stopping, try_body
+from tcc.participant._handling import Handling, refusing, stopping
 from tcc.v1 import participant_pb2, transaction_pb2
 
 _log = logging.getLogger("tcc.participant")
@@ -73,7 +74,8 @@ class ParticipantRuntime:
     ) -> None:
         self._fence = fence
         self._shared = SharedVisits(fence) if isinstance(fence, ListFence) else None
-        self._lock = lock
+        self._lock = None if type(lock) is NoLock else lock
+        self._handling = Handling(clock)
         self._timeouts = {
             Phase.TRY: min(try_timeout, handler_timeout),
             Phase.CONFIRM: handler_timeout,
@@ -105,7 +107,7 @@ class ParticipantRuntime:
         metadata: Metadata,
         *,
         timeout: float | None = None,
-        peer: str = "in-process",
+        peer: Peer = "in-process",
         transport: Transport | None = None,
     ) -> TryAnswer:
         """One Try.
@@ -121,18 +123,26 @@ class ParticipantRuntime:
         try:
             call = from_metadata(Phase.TRY, path, request, metadata, timeout, peer)
         except NotABranch as error:
-            code, text = grpc.StatusCode.INVALID_ARGUMENT, bounded(str(error))
-            return TryAnswer(code, text, wire.error_details(code, text, wire.NOT_A_BRANCH))
-        method = self._methods.get(path)
+            return not_a_branch(error)
+        return await self.tried(call, transport)
+
+    async def tried(self, call: Call, transport: Transport | None) -> TryAnswer:
+        """One Try, as it was read.
+
+        Args:
+            call: the Try.
+            transport: the gRPC context, where there is one.
+        """
+        method = self._methods.get(call.methods[0])
         wrong = self._what_is_wrong(call, method)
-        context = self._context(call, transport)
+        context = self._begin(call, transport)
         try:
             if wrong is not None or method is None:
-                verdict = await self._through(call.visit, refusing(wrong or self._unknown(path)))
+                verdict = await self._through(call.visit, refusing(wrong or self._unknown(call.methods[0])))
                 return try_answer(verdict, self._clock())
             try:
-                body = partial(try_body, method, call, context, self._clock)
-                verdict = await self._through(call.visit, body, self._way_of(method))
+                body = partial(self._handling.run, method, call, context)
+                verdict = await self._through(call.visit, body, method)
             except (HandlerStopped, FenceBusy, FenceUnavailable):
                 raise
             except Exception as error:
@@ -150,10 +160,10 @@ class ParticipantRuntime:
             _log.warning("Try of %s: %s", _name(call.visit), error, exc_info=error)
             return TryAnswer(grpc.StatusCode.UNAVAILABLE, bounded(str(error)))
         finally:
-            context.finish()
+            self._end(context)
 
     async def command(
-        self, command: participant_pb2.Command, *, timeout: float | None = None, peer: str = "command"
+        self, command: participant_pb2.Command, *, timeout: float | None = None, peer: Peer = "command"
     ) -> participant_pb2.Outcome:
         """One Confirm or Cancel. Never raises for what the command holds or its handler does.
 
@@ -185,7 +195,7 @@ class ParticipantRuntime:
         metadata: Metadata,
         *,
         timeout: float | None,
-        peer: str,
+        peer: Peer,
         transport: Transport,
     ) -> tuple[participant_pb2.Outcome, bytes]:
         """One Confirm or Cancel that came as a gRPC call of its method.
@@ -198,9 +208,9 @@ class ParticipantRuntime:
         try:
             call = from_metadata(phase, try_method, request, metadata, timeout, peer)
         except NotABranch as error:
-            code, text = grpc.StatusCode.INVALID_ARGUMENT, bounded(str(error))
+            code, text, details = not_a_branch(error)[:3]
             settle_stopped(outcome, HandlerStopped(code, text))
-            return outcome, wire.error_details(code, text, wire.NOT_A_BRANCH)
+            return outcome, details
         body = method if method is not None else self._unknown(path)
         return outcome, await self._settle(call, body, outcome, transport)
 
@@ -220,12 +230,12 @@ class ParticipantRuntime:
         outcome: participant_pb2.Outcome,
         transport: Transport | None,
     ) -> bytes:
-        context = self._context(call, transport)
+        context = self._begin(call, transport)
         try:
             if isinstance(method, Refusal):
                 return settle(outcome, await self._through(call.visit, stopping(method)))
-            body = partial(run_handler, method, call, context)
-            return settle(outcome, await self._through(call.visit, body, self._way_of(method)))
+            body = partial(self._handling.run, method, call, context)
+            return settle(outcome, await self._through(call.visit, body, method))
         except HandlerStopped as stopped:
             return settle_stopped(outcome, stopped)
         except FenceBusy as busy:
@@ -237,38 +247,43 @@ class ParticipantRuntime:
             text = self._failed(method, call, error)
             return settle_stopped(outcome, HandlerStopped(grpc.StatusCode.INTERNAL, text))
         finally:
-            context.finish()
+            self._end(context)
 
-    def _way_of(self, method: BoundMethod) -> _Way:
-        """How a method's visits are made: in transactions of their own, or in shared ones."""
-        return self._shared.visit if method.batchable and self._shared is not None else self._fence.visit
-
-    async def _through(self, visit: Visit, body: Body, way: _Way | None = None) -> Verdict:
-        if self._closing:
-            raise FenceBusy("this participant is shutting down", retry_after=1.0)
+    def _begin(self, call: Call, transport: Transport | None) -> PhaseContext:
+        limit = self._timeouts[call.visit.phase]
+        if call.timeout is not None and call.timeout < limit:
+            limit = call.timeout
         self._under_way += 1
-        try:
-            key = f"{{{visit.namespace}/{visit.gid}}}:{visit.branch}"
-            lock = await self._lock.acquire(key, self._timeouts[visit.phase] + 5.0)
-            if isinstance(lock, Busy):
-                raise FenceBusy("another delivery of this branch is being worked on", lock.remaining)
-            try:
-                return await (way or self._fence.visit)(visit, body)
-            finally:
-                await lock.release()
-        finally:
-            self._under_way -= 1
+        return PhaseContext(call, time.monotonic() + limit, transport)
+
+    def _end(self, context: PhaseContext) -> None:
+        context.finish()
+        self._under_way -= 1
+        if self._closing:
             self._note_idle()
 
     def _note_idle(self) -> None:
         if self._closing and not self._under_way:
             self._idle.set()
 
-    def _context(self, call: Call, transport: Transport | None) -> PhaseContext:
-        limit = self._timeouts[call.visit.phase]
-        if call.timeout is not None:
-            limit = min(limit, call.timeout)
-        return PhaseContext(call.metadata, time.monotonic() + limit, call.peer, transport)
+    def _through(self, visit: Visit, body: Body, method: BoundMethod | None = None) -> Awaitable[Verdict]:
+        """The way through lock and fence: in a transaction of its own, or in a shared one where the method allows."""
+        if self._closing:
+            raise FenceBusy("this participant is shutting down", retry_after=1.0)
+        way = self._fence.visit
+        if self._shared is not None and method is not None and method.batchable:
+            way = self._shared.visit
+        return way(visit, body) if self._lock is None else self._locked(self._lock, visit, body, way)
+
+    async def _locked(self, lock: Lock, visit: Visit, body: Body, way: _Way) -> Verdict:
+        key = f"{{{visit.namespace}/{visit.gid}}}:{visit.branch}"
+        held = await lock.acquire(key, self._timeouts[visit.phase] + 5.0)
+        if isinstance(held, Busy):
+            raise FenceBusy("another delivery of this branch is being worked on", held.remaining)
+        try:
+            return await way(visit, body)
+        finally:
+            await held.release()
 
     def _what_is_wrong(self, call: Call, method: BoundMethod | None) -> Refusal | None:
         """Why a Try is refused before its handler sees it."""

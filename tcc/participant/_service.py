@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -15,13 +15,16 @@ from grpc_health.v1.health import aio as health_aio
 
 from tcc import wire
 from tcc.actions import Action
+from tcc.participant._answer import TryAnswer, not_a_branch
+from tcc.participant._call import NotABranch, from_item, said_in, trace_in
 from tcc.participant._runtime import ParticipantRuntime
 from tcc.streams import ListServer
 from tcc.tracing import Tags, TraceParent, Tracing
 from tcc.v1 import participant_pb2, participant_pb2_grpc, transaction_pb2
 
 _TryItem = participant_pb2.TryStreamRequest.Item
-_TryAnswer = participant_pb2.TryStreamResponse.Item
+_TryAnswer: TypeAlias = tuple[int, TryAnswer]
+"""The id of an item, and its answer."""
 
 _MUCH_TO_DO = 1.0
 """Seconds after which a command is to come again that there was no room for."""
@@ -90,40 +93,48 @@ class ParticipantService(participant_pb2_grpc.ParticipantServicer):
         await server.serve(messages, context)
 
     async def _try(self, item: _TryItem, context: Any) -> _TryAnswer:
-        path = item.methods.try_method
-        metadata: list[tuple[str, str | bytes]] = [
-            (entry.key, entry.value if entry.key.endswith("-bin") else entry.value.decode(errors="replace"))
-            for entry in item.metadata
-        ]
-        metadata.append((wire.CONFIRM_METHOD, item.methods.confirm_method))
-        metadata.append((wire.CANCEL_METHOD, item.methods.cancel_method))
-        timeout = item.timeout.seconds + item.timeout.nanos / 1e9 if item.HasField("timeout") else None
-        with self._tracing.served(path, TraceParent.of(metadata), Tags.of(metadata)) as span:
-            answer = await self._runtime.attempt(
-                path, item.request, metadata, timeout=timeout, peer=context.peer(), transport=context
-            )
+        named = item.methods
+        methods = (named.try_method, named.confirm_method, named.cancel_method)
+        said = said_in(item)
+        trace = trace_in(said)
+        begun = self._tracing.passing(trace) or self._tracing.served(methods[0], trace, Tags.of(said.items()))
+        with begun as span:
+            try:
+                call = from_item(item, methods, said, context.peer)
+            except NotABranch as error:
+                answer = not_a_branch(error)
+            else:
+                answer = await self._runtime.tried(call, context)
             span.ended(answer.code, answer.message)
-        said = _TryAnswer(id=item.id, reply=answer.reply)
+        return item.id, answer
+
+    async def _command(self, command: participant_pb2.Command, context: Any) -> participant_pb2.Outcome:
+        trace = TraceParent(command.traceparent, command.tracestate)
+        begun = self._tracing.passing(trace)
+        if begun is not None:
+            with begun:
+                return await self._runtime.command(command, peer=context.peer)
+        confirm = command.phase == transaction_pb2.PHASE_CONFIRM
+        path = command.methods.confirm_method if confirm else command.methods.cancel_method
+        tags = Tags(command.gid, command.branch, "confirm" if confirm else "cancel", command.attempt)
+        with self._tracing.served(path, trace, tags) as span:
+            outcome = await self._runtime.command(command, peer=context.peer)
+            span.ended(wire.STATUS_BY_NUMBER[outcome.code], outcome.message)
+        return outcome
+
+
+def _pack_tries(answers: Sequence[_TryAnswer]) -> participant_pb2.TryStreamResponse:
+    message = participant_pb2.TryStreamResponse()
+    add = message.items.add  # in their place: a message of its own for each would be copied there
+    for number, answer in answers:
+        said = add(id=number, reply=answer.reply)
         if answer.code is not grpc.StatusCode.OK:
             said.status.code = answer.code.value[0]
             said.status.message = answer.message
             said.status.details = answer.details
         for key, value in answer.trailers:
             said.trailers.add(key=key, value=value if isinstance(value, bytes) else value.encode())
-        return said
-
-    async def _command(self, command: participant_pb2.Command, context: Any) -> participant_pb2.Outcome:
-        confirm = command.phase == transaction_pb2.PHASE_CONFIRM
-        path = command.methods.confirm_method if confirm else command.methods.cancel_method
-        tags = Tags(command.gid, command.branch, "confirm" if confirm else "cancel", command.attempt)
-        with self._tracing.served(path, TraceParent(command.traceparent, command.tracestate), tags) as span:
-            outcome = await self._runtime.command(command, peer=context.peer())
-            span.ended(wire.STATUS_BY_NUMBER[outcome.code], outcome.message)
-        return outcome
-
-
-def _pack_tries(answers: Sequence[_TryAnswer]) -> participant_pb2.TryStreamResponse:
-    return participant_pb2.TryStreamResponse(items=answers)
+    return message
 
 
 def _pack_outcomes(outcomes: Sequence[participant_pb2.Outcome]) -> participant_pb2.OutcomeList:
@@ -131,7 +142,7 @@ def _pack_outcomes(outcomes: Sequence[participant_pb2.Outcome]) -> participant_p
 
 
 def _failed_try(item: _TryItem, code: grpc.StatusCode, text: str) -> _TryAnswer:
-    return _TryAnswer(id=item.id, status=transaction_pb2.CallStatus(code=code.value[0], message=text))
+    return item.id, TryAnswer(code, text)
 
 
 def _failed_command(command: participant_pb2.Command, code: grpc.StatusCode, text: str) -> participant_pb2.Outcome:

@@ -158,6 +158,15 @@ class Tracing:
         """A gRPC call that this process makes. `Rpc.trace` goes into its metadata; say how it ended by `Rpc.ended`."""
         return Unrecorded(parent) if self._drops(parent) else self._rpc(path, SpanKind.CLIENT, parent, tags)
 
+    def passing(self, parent: TraceParent) -> Unrecorded | None:
+        """What `served` gives where nobody would record it, before anything is made of path and tags.
+
+        None where it is recorded: then ask `served`.
+        """
+        if not self._drops(parent):
+            return None
+        return Unrecorded(parent, current=True) if parent.parent else _NO_TRACE
+
     def served(self, path: str, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
         """A gRPC call that this process answers; what runs inside has its span as the current one."""
         if self._drops(parent):
@@ -290,13 +299,14 @@ class Unrecorded(Rpc):
     __slots__ = ("_current", "_token")
 
     def __init__(self, parent: TraceParent, *, current: bool = False) -> None:
-        super().__init__(INVALID_SPAN, parent)
+        self.span = INVALID_SPAN
+        self._parent = parent
         self._current = current
         self._token: Token[Context] | None = None
 
     def __enter__(self) -> Unrecorded:
         if self._current and self._parent.parent:
-            self._token = attach(self._parent.context())
+            self._token = attach(trace.set_span_in_context(_Remote(self._parent), Context()))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -316,6 +326,24 @@ class Unrecorded(Rpc):
 
     def failed(self, kind: str, message: str) -> None:
         """Nobody asks."""
+
+
+_NO_TRACE: Final = Unrecorded(TraceParent(), current=True)
+"""Of no trace at all: one for all, since it keeps nothing."""
+
+
+class _Remote(NonRecordingSpan):
+    """The span that a trace context speaks of, read when somebody asks for it: most handlers never do."""
+
+    def __init__(self, parent: TraceParent) -> None:
+        self._parent = parent
+
+    def get_span_context(self) -> SpanContext:
+        """The span's."""
+        return trace.get_current_span(self._parent.context()).get_span_context()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._parent.parent!r})"
 
 
 class Sampling(Enum):
