@@ -87,10 +87,12 @@ class QuickCursors:
 
     Args:
         driver: the connection.
+        check: is given each statement before it goes over; raises where it must not.
     """
 
-    def __init__(self, driver: Any) -> None:
+    def __init__(self, driver: Any, check: Callable[[str], None]) -> None:
         self._driver = driver
+        self._check = check
         self._first: list[str] = []
 
     def __call__(self) -> QuickCursor:
@@ -102,6 +104,7 @@ class QuickCursors:
 
     async def run(self, run: Callable[..., object], statement: str, parameters: object) -> Results:
         """Executes a statement, and fetches all of its rows."""
+        self._check(statement)
         first, self._first = self._first, []
         return await on_its_thread(self._driver, _all_of, first, run, statement, parameters)
 

@@ -20,7 +20,7 @@ from tcc.wire import STATUS_BY_NUMBER
 Key: TypeAlias = tuple[str, str, str]
 
 INSERTED: Final = "namespace, gid, branch, state, action, request_hash, tried_at, updated_at, expires_at"
-"""The columns of a row as it is inserted. `expires_at` is always NULL then; named, a table without it shows at once."""
+"""The columns of a row as it is inserted. `expires_at` is NULL at first; named, a table without it shows at once."""
 
 LOOKED_AT: Final = (
     "state, action, request_hash, reply, refusal_code, refusal_text, refusal_details, tried_at, expires_at"
@@ -78,6 +78,10 @@ class Rows(Protocol):
         """
 
 
+_STATES: Final = {state.value: state for state in State}
+_AFTER: Final = {phase: state.value for phase, state in AFTER.items()}
+
+
 def key_of(visit: Visit) -> Key:
     """A branch's key."""
     return visit.namespace, visit.gid, visit.branch
@@ -89,7 +93,7 @@ def inserted(visit: Visit, now: int) -> tuple[Any, ...]:
         visit.namespace,
         visit.gid,
         visit.branch,
-        AFTER[visit.phase].value,
+        _AFTER[visit.phase],
         visit.action,
         visit.request_hash,
         now if visit.phase is Phase.TRY else None,
@@ -101,7 +105,7 @@ def record_of(row: Sequence[Any]) -> Record:
     """The record that values of `LOOKED_AT` say."""
     state, action, request_hash, reply, code, words, details, tried_at, expires_at = row
     return Record(
-        State(state),
+        _STATES[state],
         action,
         request_hash,
         reply,
@@ -119,14 +123,14 @@ def change_to(visit: Visit, record: Record, now: int) -> tuple[Change, tuple[Any
         record: as the row shall be.
         now: unix milliseconds.
     """
-    key = key_of(visit)
-    match record:
-        case Record(state=State.TRIED):
-            expires_at = None if record.expires_at is None else int(record.expires_at * 1000)
-            return Change.RESERVED, (record.reply, expires_at, *key)
-        case Record(state=State.REFUSED, refusal=Refusal() as refusal):
-            return Change.REFUSED, (refusal.code.value[0], refusal.text, refusal.details, *key)
-    return Change.SETTLED, (record.state.value, now, *key)
+    key = visit.namespace, visit.gid, visit.branch
+    if record.state is State.TRIED:
+        expires_at = None if record.expires_at is None else int(record.expires_at * 1000)
+        return Change.RESERVED, (record.reply, expires_at, *key)
+    refusal = record.refusal
+    if refusal is not None:
+        return Change.REFUSED, (refusal.code.value[0], refusal.text, refusal.details, *key)
+    return Change.SETTLED, (_AFTER[visit.phase], now, *key)
 
 
 # What a database's error says.

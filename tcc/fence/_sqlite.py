@@ -3,13 +3,19 @@
 The driver's own transaction handling is switched off: with it, a released savepoint survives the rollback around it.
 Transactions of the fence begin IMMEDIATE, since one that begins by reading cannot wait for its turn to write. Writers
 of this process queue up in asyncio, in order, instead of polling the file.
+
+With that the whole database is locked, and the row of a branch that has none needs not be inserted to be locked: it is
+written once, at the end, with all that the visit left. Other databases insert it first; what stands after the commit is
+the same.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -19,17 +25,33 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState, StaticPool
 
 from tcc.errors import UsageError
 from tcc.fence._aiosqlite import QuickCursors, let_statements_end, on_its_thread
-from tcc.fence._rows import INSERTED, LOOKED_AT, Changes, inserted, own_errors, record_of
+from tcc.fence._rows import INSERTED, LOOKED_AT, Change, Changes, Key, inserted, key_of, own_errors, record_of
+from tcc.fence._rules import State
 from tcc.fence._seam import FenceBusy, FenceUnavailable, Record, Visit
 
 BEGIN: Final = "tcc_begin"
 """Execution option of a connection: the statement with which it begins a transaction; empty where the fence does."""
 
-_INSERT: Final = (
-    f"INSERT INTO tcc_fence ({INSERTED}) "  # noqa: S608  our own columns
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT DO NOTHING"
-)
 _LOOK: Final = f"SELECT {LOOKED_AT} FROM tcc_fence WHERE namespace = ? AND gid = ? AND branch = ?"  # noqa: S608  our own columns
+_LOOK_AT_ALL: Final = (
+    f"SELECT wanted.key, {LOOKED_AT} FROM json_each(?) AS wanted CROSS JOIN tcc_fence "  # noqa: S608  our own columns
+    "WHERE namespace = json_extract(wanted.value, '$[0]') AND gid = json_extract(wanted.value, '$[1]') "
+    "AND branch = json_extract(wanted.value, '$[2]')"
+)
+"""One statement for a list's rows, whose keys are one JSON text; with each row that is there, its place in the list."""
+
+_OWN: Final = f"INSERT INTO tcc_fence ({INSERTED}"
+_NEW: Final = {
+    Change.RESERVED: f"{_OWN}, reply) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    Change.REFUSED: (
+        f"{_OWN}, refusal_code, refusal_text, refusal_details) "
+        f"VALUES (?, ?, ?, '{State.REFUSED.value}', ?, ?, ?, ?, NULL, ?, ?, ?)"
+    ),
+    None: f"{_OWN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+}
+"""How a new row is written, by the change that comes to it while it stands inserted elsewhere; None: no change."""
+
+_ENDS_ALL: Final = re.compile(r"\s*(COMMIT|END|ROLLBACK(?!\s+(TRANSACTION\s+)?TO\b))\b", re.IGNORECASE)
 
 
 def prepare(engine: Engine, row_wait: float) -> None:
@@ -92,18 +114,44 @@ class SqliteRows:
 
     def __init__(self, driver: Any) -> None:
         self._driver = driver
-        driver.cursor = QuickCursors(driver)
+        self._new: dict[Key, tuple[Any, ...]] = {}
+        driver.cursor = QuickCursors(driver, _refuse_to_end)
 
     async def find(self, visits: Sequence[Visit], now: int) -> Sequence[Record | None]:
         """See `Rows.find`."""
+        keys = [key_of(visit) for visit in visits]
         with own_errors():
-            rows = await on_its_thread(self._driver, _find, [inserted(visit, now) for visit in visits])
-        return [None if row is None else record_of(row) for row in rows]
+            rows = await on_its_thread(self._driver, _find, keys)
+        records: list[Record | None] = []
+        for visit, key, row in zip(visits, keys, rows, strict=True):
+            if row is None:
+                self._new[key] = inserted(visit, now)
+                records.append(None)
+            else:
+                records.append(record_of(row))
+        return records
 
     async def commit(self, changes: Changes) -> None:
         """See `Rows.commit`."""
         with own_errors():
-            await on_its_thread(self._driver, _commit, changes)
+            await on_its_thread(self._driver, _commit, list(self._writes(changes)))
+
+    def _writes(self, changes: Changes) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
+        new = self._new
+        for change, entries in changes.items():
+            match change:
+                case Change.RESERVED:  # only ever of a row that is new, as the next
+                    yield _NEW[change], [(*new.pop(entry[2:]), entry[1], entry[0]) for entry in entries]
+                case Change.REFUSED:
+                    rows = [(new.pop(entry[3:]), entry) for entry in entries]
+                    yield _NEW[change], [(*row[:3], *row[4:], *entry[:3]) for row, entry in rows]
+                case Change.FORGOTTEN:
+                    for key in entries:
+                        del new[key]
+                case _:
+                    yield change.value, entries
+        if new:
+            yield _NEW[None], list(new.values())
 
     async def end(self) -> None:
         """See `Rows.end`."""
@@ -113,21 +161,30 @@ class SqliteRows:
             await on_its_thread(self._driver, sqlite3.Connection.rollback)
 
 
-def _find(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+def _find(connection: sqlite3.Connection, keys: Sequence[Key]) -> list[Any]:
     connection.execute("BEGIN IMMEDIATE")
-    return [
-        None if connection.execute(_INSERT, row).rowcount == 1 else connection.execute(_LOOK, row[:3]).fetchone()
-        for row in rows
-    ]
+    if len(keys) == 1:
+        return [connection.execute(_LOOK, keys[0]).fetchone()]
+    rows: list[Any] = [None] * len(keys)
+    for place, *row in connection.execute(_LOOK_AT_ALL, (json.dumps(keys),)):
+        rows[place] = row
+    return rows
 
 
-def _commit(connection: sqlite3.Connection, changes: Changes) -> None:
-    for change, entries in changes.items():
-        connection.executemany(change.value, entries)
+def _commit(connection: sqlite3.Connection, writes: Sequence[tuple[str, Sequence[tuple[Any, ...]]]]) -> None:
+    if not connection.in_transaction:
+        raise FenceUnavailable("the transaction was ended by somebody else, and nothing is recorded")
+    for statement, entries in writes:
+        connection.executemany(statement, entries)
     try:
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         raise FenceUnavailable(f"the commit's result is unknown: {error}") from error
+
+
+def _refuse_to_end(statement: str) -> None:
+    if _ENDS_ALL.match(statement):
+        raise UsageError(f"the transaction is the fence's, and {statement.strip()!r} would end it: leave that to it")
 
 
 class WriterQueue:

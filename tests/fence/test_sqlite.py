@@ -13,7 +13,9 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+import tcc
 from tcc.fence import FenceBusy, FenceUnavailable, Record, Rule, SqlFence
+from tests.fence.sharing import SharingFence
 from tests.fence.visits import CONFIRM, TRY, Business, run
 
 
@@ -142,3 +144,37 @@ async def test_an_engine_whose_pool_resets_nothing_gets_its_connections_back_cle
     assert (await run(fence, CONFIRM)).rule is Rule.NO_TRY
     assert (await run(fence, TRY)).rule is Rule.RUN
     await engine.dispose()
+
+
+@pytest.mark.parametrize("kind", [SqlFence, SharingFence], ids=["alone", "shared"])
+@pytest.mark.parametrize("ending", ["COMMIT", " commit ", "END TRANSACTION", "ROLLBACK", "rollback transaction"])
+async def test_a_statement_that_would_end_the_transaction_is_refused_and_nothing_stays(
+    sqlite_url: str, kind: type[SqlFence], ending: str
+) -> None:
+    async with kind(sqlite_url) as fence:
+        await fence.create_tables()
+        async with fence.begin() as connection:
+            await connection.execute(text("CREATE TABLE notes (word VARCHAR)"))
+
+        async def ends_it(_: Record | None) -> bytes:
+            await fence.session.execute(text("INSERT INTO notes VALUES ('effect')"))
+            await fence.session.execute(text(ending))
+            return b""
+
+        with pytest.raises(tcc.UsageError, match="would end it"):
+            await fence.visit(TRY, ends_it)
+        async with fence.engine.connect() as connection:
+            assert (await connection.scalars(text("SELECT word FROM notes"))).all() == []
+        assert (await run(fence, TRY)).rule is Rule.RUN
+
+
+async def test_a_handler_may_use_savepoints_by_statements_of_its_own(sqlite_url: str) -> None:
+    async with SqlFence(sqlite_url) as fence:
+        await fence.create_tables()
+
+        async def undoes_a_part(_: Record | None) -> bytes:
+            for statement in ("SAVEPOINT mine", "CREATE TABLE part (word VARCHAR)", "ROLLBACK TO mine", "RELEASE mine"):
+                await fence.session.execute(text(statement))
+            return b""
+
+        assert (await fence.visit(TRY, undoes_a_part)).rule is Rule.RUN
