@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -43,6 +44,40 @@ STARTS_WITHIN: Final = 0.5
 """Seconds after which no more handlers of a list start: they go with the next, and what is done is committed."""
 
 
+class ListUndone(Exception):
+    """What a handler did cannot be undone without undoing what others of its list did."""
+
+
+class _Handler:
+    """One that has begun.
+
+    Attributes:
+        one: whose it is.
+        record: the branch's row before.
+        phase: in which it works.
+        turn: its run.
+    """
+
+    __slots__ = ("one", "phase", "record", "turn")
+
+    def __init__(self, one: Listed, record: Record | None, phase: PhaseTransaction, turn: Turn[Result]) -> None:
+        self.one = one
+        self.record = record
+        self.phase = phase
+        self.turn = turn
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for others with its statement, and for nothing else."""
+        question = self.phase.question
+        return question is not None and not question.answer.done() and self.turn.awaits(question.answer)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether it was stopped, or gave up, while it waited for others."""
+        return self.phase.question is not None and self.phase.question.answer.cancelled()
+
+
 class ListRun:
     """One list in one transaction.
 
@@ -61,6 +96,8 @@ class ListRun:
         self._changes: Changes = {}
         self._written = False
         self._started = False
+        self._waiting: list[_Handler] = []
+        self._ran = False
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  a coroutine runs in one
         self._task = task
@@ -77,51 +114,82 @@ class ListRun:
             Exception: nothing was committed, or the commit's result is unknown.
         """
         records = await self._rows.find([one.visit for one in listed], self._now)
-        results = [await self._visit(one, record) for one, record in zip(listed, records, strict=True)]
+        try:
+            begun = [await self._visit(one, record) for one, record in zip(listed, records, strict=True)]
+            if self._waiting:
+                await self._ask_together()
+            results = [await self._end(each) if isinstance(each, _Handler) else each for each in begun]
+        except BaseException:
+            await self._stop_those_that_wait()
+            raise
         if self._written:
             await self._rows.commit(self._changes)
         return results
 
-    async def _visit(self, one: Listed, record: Record | None) -> Verdict | Exception:
+    async def _visit(self, one: Listed, record: Record | None) -> Verdict | Exception | _Handler:
         visit = one.visit
         rule = rule_for(record, visit)
         if rule is Rule.RUN:
             result = await self._run(one, record)
-            if isinstance(result, Exception):
-                if record is None:
-                    self._forget(visit)
-                return result
-            record = record_after(visit, record, result, self._now / 1000)
-            change, values = change_to(visit, record, self._now)
-            self._changes.setdefault(change, []).append(values)
-            self._written = True
-        elif rule is Rule.RECORD:
+            return result if isinstance(result, _Handler) else self._verdict(visit, record, result)
+        if rule is Rule.RECORD:
             record = Record(State.CANCELLED, visit.action, visit.request_hash)
             self._written = True
         elif record is None:
             self._forget(visit)
         return Verdict(rule, record)
 
+    def _verdict(self, visit: Visit, record: Record | None, result: Result | Exception) -> Verdict | Exception:
+        """Of a visit whose handler has ended."""
+        if isinstance(result, Exception):
+            if record is None:
+                self._forget(visit)
+            return result
+        record = record_after(visit, record, result, self._now / 1000)
+        change, values = change_to(visit, record, self._now)
+        self._changes.setdefault(change, []).append(values)
+        self._written = True
+        return Verdict(Rule.RUN, record)
+
     def _forget(self, visit: Visit) -> None:
         self._changes.setdefault(Change.FORGOTTEN, []).append(key_of(visit))
 
-    async def _run(self, one: Listed, record: Record | None) -> Result | Exception:
+    async def _run(self, one: Listed, record: Record | None) -> Result | Exception | _Handler:
         if one.dropped:
             return VisitAlone("nobody waits for this visit any more")
         if self._started and self._loop.time() > self._start_by:
             return VisitLater("the list was over before this visit's turn")
         self._started = True
         phase = PhaseTransaction(self._fence, self._connection)
+        phase.may_meet = True
+        return await self._go_on(
+            _Handler(one, record, phase, Turn(phase.run(one.body, record), one.context, self._task))
+        )
+
+    async def _go_on(self, handler: _Handler) -> Result | Exception | _Handler:
+        """Lets a handler work until it has ended, or waits for the others with its first statement."""
+        one, phase, turn = handler.one, handler.phase, handler.turn
         result: Result | Exception
         try:
             try:
-                turn = Turn(phase.run(one.body, record), one.context, self._task)
-                result = turn.result if turn.begin() else await self._finish(one, turn)
+                if not handler.was_stopped and turn.go_on():
+                    result = turn.result
+                elif handler.waits:
+                    self._waiting.append(handler)
+                    phase.paused = True
+                    one.handling = turn
+                    return handler
+                else:
+                    phase.may_meet = False
+                    result = await self._finish(one, turn)
             except (FenceBusy, FenceUnavailable):
                 raise
             except Exception as error:
                 result = error
-            if phase.used and isinstance(result, Exception | Refusal):
+            failed = isinstance(result, Exception | Refusal)
+            if phase.question is not None and phase.question.changed and (failed or handler.was_stopped):
+                raise ListUndone
+            if failed and phase.used:
                 await phase.undo()
         finally:
             if phase.used:
@@ -129,6 +197,36 @@ class ListRun:
         if phase.used and self._connection.invalidated:
             raise FenceUnavailable("the list's connection broke under a handler")
         return result
+
+    async def _ask_together(self) -> None:
+        """Runs the statements with which handlers wait."""
+        asking = [handler.phase.question for handler in self._waiting if not handler.was_stopped]
+        questions = [question for question in asking if question is not None]
+        rows = await self._rows.share([(each.shareable, each.parameters) for each in questions])
+        if rows is not None:
+            for question, row in zip(questions, rows, strict=True):
+                question.row = row
+        self._ran = rows is not None  # else each runs its own, and has its own error
+
+    async def _end(self, handler: _Handler) -> Verdict | Exception:
+        """Goes on with a handler that waited for the others."""
+        self._waiting.remove(handler)
+        phase = handler.phase
+        assert phase.question is not None  # noqa: S101  it waited for that
+        phase.paused = False
+        handler.one.handling = None
+        if not handler.was_stopped:
+            phase.question.answer.set_result(self._ran)
+        result = await self._go_on(handler)
+        assert not isinstance(result, _Handler)  # noqa: S101  it waits once
+        return self._verdict(handler.one.visit, handler.record, result)
+
+    async def _stop_those_that_wait(self) -> None:
+        for handler in self._waiting:
+            await handler.phase.close()
+            handler.turn.stop()
+            with suppress(Exception):
+                await handler.turn.finish()
 
     async def _finish(self, one: Listed, turn: Turn[Result]) -> Result | Exception:
         """Goes on with a handler that waits for something: only such a one can be too slow, or dropped."""

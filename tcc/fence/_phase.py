@@ -7,32 +7,82 @@ no more. Its `rollback()` undoes its effect, so after one the phase can only fai
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, NestedTransaction, event
+from sqlalchemy import Connection, Executable, NestedTransaction, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from tcc.errors import UsageError
 from tcc.fence._rows import momentary
 from tcc.fence._seam import Body, Record, Refusal, Result
+from tcc.fence._shareable import First, Shareable
 
 if TYPE_CHECKING:
     from tcc.fence._sql import SqlFence
 
 
+class Question:
+    """A handler's statement that is to run with those of others.
+
+    Args:
+        shareable: the statement.
+        parameters: its own.
+
+    Attributes:
+        answer: whether it did; cancelled where the handler does not wait for it any more.
+        row: what it gave then.
+    """
+
+    __slots__ = ("answer", "parameters", "row", "shareable")
+
+    def __init__(self, shareable: Shareable, parameters: Mapping[str, object]) -> None:
+        self.shareable = shareable
+        self.parameters = parameters
+        self.answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.row: First = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether it changed something: no savepoint of the handler's own can undo that."""
+        return self.row is not None and self.shareable.writes
+
+
 class PhaseTransaction:
     """Lives from the fence's decision to run a handler until that handler is done.
 
+    Args:
+        fence: whose.
+        connection: in whose transaction.
+
     Attributes:
+        may_meet: its first statement may wait for those of others.
+        paused: it waits for them, and is not to use the transaction.
+        question: that statement.
         used: the handler has asked for its session; where it has not, there is nothing to undo or to close.
     """
 
-    __slots__ = ("_connection", "_open", "_savepoint", "_session", "fence", "undone", "used")
+    __slots__ = (
+        "_connection",
+        "_open",
+        "_savepoint",
+        "_session",
+        "fence",
+        "may_meet",
+        "paused",
+        "question",
+        "undone",
+        "used",
+    )
 
     def __init__(self, fence: SqlFence, connection: AsyncConnection) -> None:
         self.fence = fence
+        self.may_meet = False
+        self.paused = False
+        self.question: Question | None = None
         self.undone = False
         self._connection = connection
         self._session: AsyncSession | None = None
@@ -74,6 +124,22 @@ class PhaseTransaction:
             self.used = True
             self._session = AsyncSession(sync_session_class=PhaseSession, phase=self)
         return self._session
+
+    async def first(self, statement: Executable, parameters: Mapping[str, object]) -> First:
+        """Runs a statement, if it can be with those of the list's other handlers; gives its first row.
+
+        Raises:
+            UsageError: the phase is over, or the statement changes something and doesn't say what.
+        """
+        self._check_open()
+        shareable = self.fence.shareables.of(statement, parameters)
+        if shareable is not None and self.may_meet and self._session is None:
+            self.may_meet = False  # once: after that, this handler works on its own
+            question = self.question = Question(shareable, parameters)
+            if await question.answer:
+                return question.row
+        row = (await self.session().execute(statement, parameters)).first()
+        return None if row is None else tuple(row)
 
     def bind(self) -> Connection:
         """The connection for a statement of the session; needs SQLAlchemy's greenlet.
@@ -131,6 +197,8 @@ class PhaseTransaction:
             raise UsageError(
                 "this phase is over and its transaction closed: await your work before the handler returns"
             )
+        if self.paused:
+            raise UsageError("the handler waits for fence.first(): await that before it does more in its transaction")
 
 
 class PhaseSession(Session):

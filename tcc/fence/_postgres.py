@@ -16,8 +16,20 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from tcc.fence._rows import INSERTED, LOOKED_AT, Change, Changes, inserted, key_of, own_errors, record_of
+from tcc.fence._rows import (
+    INSERTED,
+    LOOKED_AT,
+    Asked,
+    Change,
+    Changes,
+    inserted,
+    is_of_a_statement,
+    key_of,
+    own_errors,
+    record_of,
+)
 from tcc.fence._seam import FenceBusy, FenceUnavailable, Record, Visit
+from tcc.fence._shareable import First, Shareable
 
 _KEYS: Final = "$1::text[], $2::text[], $3::text[]"
 
@@ -94,6 +106,26 @@ class PostgresRows:
                 for place, row in zip(there, rows, strict=True):
                     records[place] = record_of(row[1:])
         return records
+
+    async def share(self, asked: Sequence[Asked]) -> Sequence[First] | None:
+        """See `Rows.share`."""
+        together: dict[Shareable, list[tuple[object, ...]]] = {}
+        for place, (shareable, parameters) in enumerate(asked):
+            together.setdefault(shareable, []).append(shareable.values(parameters, place))
+        found: list[First] = [None] * len(asked)
+        with own_errors():
+            await self._driver.execute("SAVEPOINT tcc_shared;")
+            try:
+                for shareable, values in together.items():
+                    for *row, place in await self._driver.fetchmany(shareable.text, values):
+                        if found[place] is None:
+                            found[place] = tuple(row)
+            except Exception as error:
+                if not is_of_a_statement(error):
+                    raise
+                await self._driver.execute("ROLLBACK TO SAVEPOINT tcc_shared;")
+                return None
+        return found
 
     async def commit(self, changes: Changes) -> None:
         """See `Rows.commit`."""

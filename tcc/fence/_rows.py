@@ -6,7 +6,7 @@ costs. Handlers' own statements go through SQLAlchemy as ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from typing import Any, Final, Protocol, TypeAlias
@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tcc.fence._rules import AFTER, Phase, State
 from tcc.fence._seam import FenceBusy, FenceUnavailable, Record, Refusal, Visit
+from tcc.fence._shareable import First, Shareable
 from tcc.wire import STATUS_BY_NUMBER
 
 Key: TypeAlias = tuple[str, str, str]
@@ -48,6 +49,10 @@ Changes: TypeAlias = dict[Change, list[tuple[Any, ...]]]
 """Parameters of the statements to run; of each, once for each entry."""
 
 
+Asked: TypeAlias = tuple[Shareable, Mapping[str, object]]
+"""A handler's statement and its parameters."""
+
+
 class Rows(Protocol):
     """The rows of some branches in one transaction: `find` begins it, `commit` commits, `end` comes in any case."""
 
@@ -60,6 +65,17 @@ class Rows(Protocol):
 
         Raises:
             FenceBusy: the wait for a row, or to write at all, ran out.
+            FenceUnavailable: the database failed.
+        """
+
+    async def share(self, asked: Sequence[Asked]) -> Sequence[First] | None:
+        """Runs handlers' statements, those with one text together; one that fails undoes all of them, and nothing else.
+
+        Returns:
+            The first row that each has, in their order; None where one failed.
+
+        Raises:
+            FenceBusy: a row was busy, or two transactions wait for each other.
             FenceUnavailable: the database failed.
         """
 
@@ -175,6 +191,12 @@ def momentary(error: Exception) -> FenceBusy | FenceUnavailable | None:
     if error.connection_invalidated:
         return FenceUnavailable(f"the database's connection broke: {error.orig}")
     return is_busy(error.orig)
+
+
+def is_of_a_statement(error: Exception) -> bool:
+    """Whether an error that PostgreSQL gave is due to the statement and its values: another one may well succeed."""
+    code = sqlstate(error)
+    return isinstance(code, str) and not code.startswith(_POSTGRES_GONE) and is_busy(error) is None
 
 
 def sqlstate(error: BaseException | None) -> object:

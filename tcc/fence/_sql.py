@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, Final, Self
 
-from sqlalchemy import event
+from sqlalchemy import Executable, event
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.schema import CreateTable
@@ -21,7 +21,7 @@ from sqlalchemy.schema import CreateTable
 from tcc.errors import UsageError
 from tcc.fence import _postgres, _sqlite
 from tcc.fence._aiosqlite import uninterrupted
-from tcc.fence._list import ListRun
+from tcc.fence._list import ListRun, ListUndone
 from tcc.fence._phase import PhaseTransaction, current, refuse_to_end
 from tcc.fence._rows import Rows, change_to, key_of, sqlstate
 from tcc.fence._rules import Rule, State
@@ -40,6 +40,7 @@ from tcc.fence._seam import (
     record_after,
     rule_for,
 )
+from tcc.fence._shareable import First, Shareables
 from tcc.fence._table import FENCE_TABLE as T, ddl
 
 _log = logging.getLogger("tcc.fence")
@@ -93,6 +94,7 @@ class SqlFence:
         self._owned = isinstance(database, str)
         self._engine = _engine(database, row_wait) if isinstance(database, str) else database
         self._row_wait = row_wait
+        self.shareables = Shareables(self._engine)
         self._writers: _sqlite.WriterQueue | None = None
         sync_engine = self._engine.sync_engine
         match dialect := self._engine.dialect.name:
@@ -149,13 +151,37 @@ class SqlFence:
         Raises:
             UsageError: no Try, Confirm or Cancel of this fence is being worked on here.
         """
-        phase = current.get()
-        if phase is None or phase.fence is not self:
-            raise UsageError(
-                "fence.session exists only while a Try, Confirm or Cancel handler runs; elsewhere use "
-                "AsyncSession(fence.engine)"
-            )
-        return phase.session()
+        return self._phase().session()
+
+    async def first(self, statement: Executable, /, **parameters: object) -> First:
+        """Runs a statement in this phase's database transaction; gives the first row of its result, or None.
+
+            TAKE = update(ROOMS).where(ROOMS.c.free > 0, ROOMS.c.id == bindparam("room")).values(...).returning(...)
+
+            @tcc.batchable
+            async def TryTake(self, request, context):
+                if await fence.first(TAKE, room=request.room) is None:
+                    raise tcc.Refused("it is taken")
+
+        As `session.execute`, but where handlers share a transaction (`@tcc.batchable`) and begin with this, their
+        statements go to the database together, at a fraction of the cost. So it is for what is complete in itself:
+        between this statement and what the handler does next, other handlers' statements may run in the transaction.
+        Put the condition into the statement, rather than refuse by what it returns: a handler that changed something
+        and then refuses has its whole list made again, one by one.
+
+        Args:
+            statement: a SELECT that changes nothing, or an INSERT, UPDATE or DELETE with RETURNING that returns a row
+                if it changes anything. Keep it, with `bindparam` for what differs: it is compiled once. Where that is
+                not enough to run it (objects of the ORM, values that SQLAlchemy has to convert, CTEs), and for a
+                handler's second one, it goes through `session`.
+            parameters: values of its `bindparam`s.
+
+        Raises:
+            UsageError: no Try, Confirm or Cancel of this fence is being worked on here, or the statement changes
+                something and returns nothing.
+            sqlalchemy.exc.DBAPIError: it failed.
+        """
+        return await self._phase().first(statement, parameters)
 
     @property
     def retention(self) -> float:
@@ -191,6 +217,8 @@ class SqlFence:
             async with self._turn(), self._transaction(min(self._row_wait, _LIST_WAIT)) as (connection, rows):
                 begun = True
                 made = await ListRun(self, connection, rows, self._now()).make([listed[place] for place in order])
+        except ListUndone:
+            return [VisitAlone("a handler of its list changed something and then refused") for _ in listed]
         except (FenceBusy, FenceUnavailable) as error:
             if not begun or (self._writers is not None and isinstance(error, FenceBusy)):
                 return [_again(error) for _ in listed]  # alone they would wait for the same
@@ -236,6 +264,15 @@ class SqlFence:
         assert connection.sync_connection is not None  # noqa: S101  it is started
         driver: Any = connection.sync_connection.connection.driver_connection
         return _sqlite.SqliteRows(driver) if self._writers is not None else _postgres.PostgresRows(driver, wait)
+
+    def _phase(self) -> PhaseTransaction:
+        phase = current.get()
+        if phase is None or phase.fence is not self:
+            raise UsageError(
+                "fence.session exists only while a Try, Confirm or Cancel handler runs; elsewhere use "
+                "AsyncSession(fence.engine)"
+            )
+        return phase
 
     async def _run(
         self, connection: AsyncConnection, visit: Visit, body: Body, record: Record | None, now: float

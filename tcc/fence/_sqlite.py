@@ -25,9 +25,22 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState, StaticPool
 
 from tcc.errors import UsageError
 from tcc.fence._aiosqlite import QuickCursors, let_statements_end, on_its_thread
-from tcc.fence._rows import INSERTED, LOOKED_AT, Change, Changes, Key, inserted, key_of, own_errors, record_of
+from tcc.fence._rows import (
+    INSERTED,
+    LOOKED_AT,
+    Asked,
+    Change,
+    Changes,
+    Key,
+    inserted,
+    is_busy,
+    key_of,
+    own_errors,
+    record_of,
+)
 from tcc.fence._rules import State
 from tcc.fence._seam import FenceBusy, FenceUnavailable, Record, Visit
+from tcc.fence._shareable import First
 
 BEGIN: Final = "tcc_begin"
 """Execution option of a connection: the statement with which it begins a transaction; empty where the fence does."""
@@ -131,6 +144,12 @@ class SqliteRows:
                 records.append(record_of(row))
         return records
 
+    async def share(self, asked: Sequence[Asked]) -> Sequence[First] | None:
+        """See `Rows.share`."""
+        with own_errors():
+            work = [(shareable.text, shareable.values(parameters, 0)) for shareable, parameters in asked]
+            return await on_its_thread(self._driver, _share, work)
+
     async def commit(self, changes: Changes) -> None:
         """See `Rows.commit`."""
         with own_errors():
@@ -169,6 +188,21 @@ def _find(connection: sqlite3.Connection, keys: Sequence[Key]) -> list[Any]:
     for place, *row in connection.execute(_LOOK_AT_ALL, (json.dumps(keys),)):
         rows[place] = row
     return rows
+
+
+def _share(connection: sqlite3.Connection, work: Sequence[tuple[str, tuple[Any, ...]]]) -> list[First] | None:
+    connection.execute("SAVEPOINT tcc_shared")
+    found: list[First] = []
+    try:
+        for statement, values in work:
+            rows = connection.execute(statement, values).fetchall()  # all: a statement is done when it was read
+            found.append(rows[0][:-1] if rows else None)
+    except Exception as error:
+        if is_busy(error):
+            raise
+        connection.execute("ROLLBACK TO SAVEPOINT tcc_shared")
+        return None
+    return found
 
 
 def _commit(connection: sqlite3.Connection, writes: Sequence[tuple[str, Sequence[tuple[Any, ...]]]]) -> None:

@@ -48,9 +48,16 @@ class Turn(Generic[R]):
         self._cancels = 0
         self._must_cancel = False
 
-    def begin(self) -> bool:
-        """Runs it until it ends (True) or waits for something (False). Raises what it raises."""
+    def go_on(self) -> bool:
+        """Runs it until it ends (True) or waits for something (False). Raises what it raises.
+
+        It has not begun yet, or what it waited for is done.
+        """
         return self._step(self._work.send, None)
+
+    def awaits(self, future: asyncio.Future[Any]) -> bool:
+        """Whether this is what it waits for."""
+        return self._awaited is future
 
     def stop(self) -> None:
         """Cancels it, and not the task in which it runs."""

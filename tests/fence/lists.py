@@ -65,10 +65,16 @@ async def amounts(fence: SharingFence) -> dict[str, int]:
 
 
 class Held:
-    """Holds up a fence's lists while in the block, so that what comes meanwhile goes together in the next."""
+    """Holds up a fence's lists while in the block, so that what comes meanwhile goes together in the next.
 
-    def __init__(self, fence: SharingFence) -> None:
+    Args:
+        fence: whose.
+        gid: of the visit that does so; no other may have it.
+    """
+
+    def __init__(self, fence: SharingFence, gid: str = "held") -> None:
         self._fence = fence
+        self._gid = gid
         self._leave = asyncio.Event()
         self._holding: asyncio.Task[Verdict] | None = None
 
@@ -80,7 +86,7 @@ class Held:
             await self._leave.wait()
             return b""
 
-        self._holding = asyncio.create_task(self._fence.visit(of("held"), hold))
+        self._holding = asyncio.create_task(self._fence.visit(of(self._gid), hold))
         await entered.wait()
         self._fence.lists.clear()
 
@@ -91,15 +97,15 @@ class Held:
         await self._holding
 
 
-async def knocking(fence: SharingFence, pairs: Sequence[Pair]) -> list[asyncio.Task[Verdict]]:
+async def knocking(fence: SharingFence, pairs: Sequence[Pair], held: str = "held") -> list[asyncio.Task[Verdict]]:
     """Visits that arrived while another list was under way, so that they share the next."""
-    async with Held(fence):
+    async with Held(fence, held):
         return [asyncio.create_task(fence.visit(visit, body)) for visit, body in pairs]
 
 
-async def in_one_list(fence: SharingFence, pairs: Sequence[Pair]) -> list[Verdict | BaseException]:
+async def in_one_list(fence: SharingFence, pairs: Sequence[Pair], held: str = "held") -> list[Verdict | BaseException]:
     """Makes visits in one list; gives their ends in order."""
-    return await asyncio.gather(*await knocking(fence, pairs), return_exceptions=True)
+    return await asyncio.gather(*await knocking(fence, pairs, held), return_exceptions=True)
 
 
 def verdict(end: Verdict | BaseException) -> Verdict:
