@@ -29,7 +29,7 @@ BUSY_HINT: Final = 0.2
 """Seconds that a BUSY from the row asks to wait before the next delivery."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # nobody changes one; to be frozen would cost each of them fourfold
 class Visit:
     """One phase of one branch knocks.
 
@@ -76,7 +76,7 @@ class Expiring:
     expires_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # frozen in all but name, see `Visit`
 class Record:
     """A fence row.
 
@@ -99,7 +99,7 @@ class Record:
     expires_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # frozen in all but name, see `Visit`
 class Verdict:
     """What became of a visit: the rule that was followed, and the row as it stands now (None: no row)."""
 

@@ -5,6 +5,7 @@ The only place that knows CONTRACT.md's codes, reasons and marks for a participa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import grpc
@@ -72,12 +73,12 @@ def bounded(text: str) -> str:
     return encoded.decode()
 
 
-def try_answer(verdict: Verdict, now: float, trailers: Trailers = ()) -> TryAnswer:
+def try_answer(verdict: Verdict, clock: Callable[[], float], trailers: Trailers = ()) -> TryAnswer:
     """The answer to a Try.
 
     Args:
         verdict: the fence's.
-        now: unix seconds.
+        clock: unix seconds.
         trailers: what the handler set, where it ran.
     """
     record = verdict.record
@@ -98,7 +99,7 @@ def try_answer(verdict: Verdict, now: float, trailers: Trailers = ()) -> TryAnsw
         case Verdict(_, Record(refusal=Refusal() as refusal)):
             return _marked(refusal, trailers)
         case Verdict(Rule.REPLY, Record(state=State.TRIED, reply=bytes() as reply, expires_at=float() as expires_at)):
-            left = max(0, int((expires_at - now) * 1000))
+            left = max(0, int((expires_at - clock()) * 1000))
             return TryAnswer(grpc.StatusCode.OK, trailers=((wire.EXPIRES_IN, str(left)),), reply=reply)
         case Verdict(_, Record(reply=bytes() as reply)):
             return TryAnswer(grpc.StatusCode.OK, trailers=trailers, reply=reply)

@@ -8,12 +8,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from tcc.actions import Action, actions_of
@@ -82,20 +80,28 @@ def _bind(action: Action, phase: Phase, path: str, handler: Handler | None) -> B
         raise UsageError(f"{name}, the handler of {path}, is not a coroutine function: write `async def`")
     if handler.request_deserializer is None or handler.response_serializer is None:
         raise UsageError(f"{path} is registered without its messages: use the generated add_..._to_server")
-    encode = partial(_encode, path, _reply_of(path)) if phase is Phase.TRY else _ignore
+    encode = _Encoder(path).encode if phase is Phase.TRY else _ignore
     return BoundMethod(action, phase, path, run, handler.request_deserializer, encode, is_batchable(run))
 
 
-def _reply_of(path: str) -> Descriptor:
-    service, _, method = path[1:].rpartition("/")
-    return descriptor_pool.Default().FindServiceByName(service).methods_by_name[method].output_type
+class _Encoder:
+    """Serialises the replies of one method, and of no other message.
 
+    Generated serializers take any message; another method's would be stored, and read as garbage ever after.
+    """
 
-def _encode(path: str, reply: Descriptor, answer: object) -> bytes:
-    # Generated serializers take any message; another method's would be stored, and read as garbage ever after.
-    if not isinstance(answer, Message) or answer.DESCRIPTOR.full_name != reply.full_name:
-        raise TypeError(f"{path} returned {type(answer).__name__}, not a {reply.full_name}")
-    return answer.SerializeToString()
+    def __init__(self, path: str) -> None:
+        service, _, method = path[1:].rpartition("/")
+        self._path = path
+        self._reply = descriptor_pool.Default().FindServiceByName(service).methods_by_name[method].output_type
+        self._known: type[Message] | None = None
+
+    def encode(self, answer: object) -> bytes:
+        if type(answer) is not self._known:  # once
+            if not isinstance(answer, Message) or answer.DESCRIPTOR.full_name != self._reply.full_name:
+                raise TypeError(f"{self._path} returned {type(answer).__name__}, not a {self._reply.full_name}")
+            self._known = type(answer)
+        return answer.SerializeToString()
 
 
 def _ignore(answer: object) -> bytes:

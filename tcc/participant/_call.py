@@ -12,7 +12,7 @@ from tcc import wire
 from tcc.errors import TccError
 from tcc.fence import Phase, Visit
 from tcc.ids import is_id, problem_with_id
-from tcc.tracing import TraceParent
+from tcc.tracing import Tags, TraceParent
 from tcc.v1 import participant_pb2, transaction_pb2
 
 Metadata: TypeAlias = Collection[tuple[str, str | bytes]]
@@ -20,9 +20,11 @@ Peer: TypeAlias = str | Callable[[], str]
 """Where a call came from, or who can say it: few handlers ask."""
 
 _COMMAND_PHASES = {transaction_pb2.PHASE_CONFIRM: Phase.CONFIRM, transaction_pb2.PHASE_CANCEL: Phase.CANCEL}
+_PHASE_WORDS = {phase: phase.value.encode() for phase in Phase}
+_NO_TRACE: Final = TraceParent()
 _NEEDED: Final = (wire.NAMESPACE, wire.GID, wire.BRANCH, wire.PHASE, wire.ATTEMPT, wire.REQUEST_HASH)
-_READ: Final = frozenset((*_NEEDED, wire.DEADLINE, wire.TRACEPARENT, wire.TRACESTATE))
-"""What is read of an item's metadata before its handler asks for all of it."""
+Said: TypeAlias = Mapping[str, bytes]
+"""Metadata by key; of two values of a key, the first: what a client adds cannot stand in for the manager's own."""
 
 
 class NotABranch(TccError):
@@ -70,31 +72,33 @@ def from_metadata(
     Raises:
         NotABranch: an entry is missing or cannot be read; the message names it.
     """
-    said: dict[str, str] = {}
+    said: dict[str, bytes] = {}
     for key, value in metadata:
         if key.startswith("tcc-") and isinstance(value, str):
-            said.setdefault(key, value)
-    methods = (try_method, said.get(wire.CONFIRM_METHOD, ""), said.get(wire.CANCEL_METHOD, ""))
+            said.setdefault(key, value.encode())
+    methods = (try_method, _text(said, wire.CONFIRM_METHOD), _text(said, wire.CANCEL_METHOD))
     return _call(phase, methods, request, said, lambda: metadata, timeout, peer)
 
 
-def said_in(item: participant_pb2.TryStreamRequest.Item) -> Mapping[str, str]:
-    """What an item of a list says in its metadata that is read before its handler runs; of two of a key, the first."""
-    said: dict[str, str] = {}
-    for entry in item.metadata:
-        key = entry.key
-        if key in _READ:
-            said.setdefault(key, entry.value.decode(errors="replace"))
-    return said
+def said_in(item: participant_pb2.TryStreamRequest.Item) -> Said:
+    """The metadata of an item of a list. Each entry costs, so it is gone through once."""
+    return {entry.key: entry.value for entry in reversed(item.metadata)}
 
 
-def trace_in(said: Mapping[str, str]) -> TraceParent:
-    """The trace context among it."""
-    return TraceParent(said.get(wire.TRACEPARENT, ""), said.get(wire.TRACESTATE, ""))
+def trace_in(said: Said) -> TraceParent:
+    """The trace context among metadata."""
+    if wire.TRACEPARENT not in said:
+        return _NO_TRACE
+    return TraceParent(_text(said, wire.TRACEPARENT), _text(said, wire.TRACESTATE))
+
+
+def tags_in(said: Said) -> Tags:
+    """What a span says of a call with this metadata."""
+    return Tags.of((key, _text(said, key)) for key in said)
 
 
 def from_item(
-    item: participant_pb2.TryStreamRequest.Item, methods: tuple[str, str, str], said: Mapping[str, str], peer: Peer
+    item: participant_pb2.TryStreamRequest.Item, methods: tuple[str, str, str], said: Said, peer: Peer
 ) -> Call:
     """Reads a Try that came in a list.
 
@@ -135,19 +139,19 @@ def _call(
     phase: Phase,
     methods: tuple[str, str, str],
     request: bytes,
-    said: Mapping[str, str],
+    said: Said,
     metadata: Callable[[], Metadata],
     timeout: float | None,
     peer: Peer,
 ) -> Call:
     try:
-        if said[wire.PHASE] != phase:
-            raise NotABranch(f"{wire.PHASE} is {said[wire.PHASE]!r} on a call of the {phase} method")
+        if said[wire.PHASE] != _PHASE_WORDS[phase]:
+            raise NotABranch(f"{wire.PHASE} is {_text(said, wire.PHASE)!r} on a call of the {phase} method")
         deadline = None
         if phase is Phase.TRY or wire.DEADLINE in said:
             deadline = int(said[wire.DEADLINE]) / 1000
         attempt, request_hash = int(said[wire.ATTEMPT]), unhexlify(said[wire.REQUEST_HASH])
-        visit = Visit(said[wire.NAMESPACE], said[wire.GID], said[wire.BRANCH], phase, methods[0], request_hash)
+        namespace, gid, branch = said[wire.NAMESPACE], said[wire.GID], said[wire.BRANCH]
     except KeyError:
         missing = [key for key in (*_NEEDED, wire.DEADLINE) if key not in said]
         if phase is not Phase.TRY:
@@ -158,8 +162,20 @@ def _call(
         ) from None
     except ValueError as error:
         raise NotABranch(f"{wire.REQUEST_HASH}, {wire.ATTEMPT} or {wire.DEADLINE} cannot be read: {error}") from None
+    visit = Visit(
+        namespace.decode("utf-8", "replace"),
+        gid.decode("utf-8", "replace"),
+        branch.decode("utf-8", "replace"),
+        phase,
+        methods[0],
+        request_hash,
+    )
     _check_ids(visit)
     return Call(visit, attempt, deadline, methods, request, metadata, timeout, peer)
+
+
+def _text(said: Said, key: str) -> str:
+    return said.get(key, b"").decode("utf-8", "replace")
 
 
 def _check_ids(visit: Visit) -> None:

@@ -139,7 +139,7 @@ class ParticipantRuntime:
         try:
             if wrong is not None or method is None:
                 verdict = await self._through(call.visit, refusing(wrong or self._unknown(call.methods[0])))
-                return try_answer(verdict, self._clock())
+                return try_answer(verdict, self._clock)
             try:
                 body = partial(self._handling.run, method, call, context)
                 verdict = await self._through(call.visit, body, method)
@@ -151,7 +151,7 @@ class ParticipantRuntime:
                     raise HandlerStopped(grpc.StatusCode.INTERNAL, text) from error
                 refusal = reasoned(grpc.StatusCode.ABORTED, text, wire.HANDLER_FAILED)
                 verdict = await self._through(call.visit, refusing(refusal))
-            return try_answer(verdict, self._clock(), context.own_trailers)
+            return try_answer(verdict, self._clock, context.own_trailers)
         except HandlerStopped as stopped:
             return stopped_answer(stopped)
         except FenceBusy as busy:

@@ -16,7 +16,7 @@ from grpc_health.v1.health import aio as health_aio
 from tcc import wire
 from tcc.actions import Action
 from tcc.participant._answer import TryAnswer, not_a_branch
-from tcc.participant._call import NotABranch, from_item, said_in, trace_in
+from tcc.participant._call import NotABranch, from_item, said_in, tags_in, trace_in
 from tcc.participant._runtime import ParticipantRuntime
 from tcc.streams import ListServer
 from tcc.tracing import Tags, TraceParent, Tracing
@@ -97,7 +97,7 @@ class ParticipantService(participant_pb2_grpc.ParticipantServicer):
         methods = (named.try_method, named.confirm_method, named.cancel_method)
         said = said_in(item)
         trace = trace_in(said)
-        begun = self._tracing.passing(trace) or self._tracing.served(methods[0], trace, Tags.of(said.items()))
+        begun = self._tracing.passing(trace) or self._tracing.served(methods[0], trace, tags_in(said))
         with begun as span:
             try:
                 call = from_item(item, methods, said, context.peer)

@@ -156,26 +156,26 @@ class Tracing:
 
     def call(self, path: str, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
         """A gRPC call that this process makes. `Rpc.trace` goes into its metadata; say how it ended by `Rpc.ended`."""
-        return Unrecorded(parent) if self._drops(parent) else self._rpc(path, SpanKind.CLIENT, parent, tags)
+        return Unrecorded(parent) if self.drops(parent) else self._rpc(path, SpanKind.CLIENT, parent, tags)
 
     def passing(self, parent: TraceParent) -> Unrecorded | None:
         """What `served` gives where nobody would record it, before anything is made of path and tags.
 
         None where it is recorded: then ask `served`.
         """
-        if not self._drops(parent):
+        if not self.drops(parent):
             return None
         return Unrecorded(parent, current=True) if parent.parent else _NO_TRACE
 
     def served(self, path: str, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
         """A gRPC call that this process answers; what runs inside has its span as the current one."""
-        if self._drops(parent):
+        if self.drops(parent):
             return Unrecorded(parent, current=True)
         return _current(self._rpc(path, SpanKind.SERVER, parent, tags))
 
     def sent(self, destination: str, routing_key: str, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
         """A message that this process publishes. `Rpc.trace` goes into the message."""
-        if self._drops(parent):
+        if self.drops(parent):
             return Unrecorded(parent)
         attributes = _messaging("send", "send", destination)
         if routing_key:
@@ -184,22 +184,19 @@ class Tracing:
 
     def processed(self, destination: str, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
         """A message that this process works on; what runs inside has its span as the current one."""
-        if self._drops(parent):
+        if self.drops(parent):
             return Unrecorded(parent, current=True)
         attributes: dict[str, str | int] = {**_messaging("process", "process", destination), **tags.attributes()}
         return _current(self._span(f"process {destination}", SpanKind.CONSUMER, parent, attributes))
 
     def happened(self, name: str, parent: TraceParent, attributes: Mapping[str, str | int]) -> None:
         """Something of no length, such as a decision."""
-        if not self._drops(parent):
+        if not self.drops(parent):
             with self._span(name, SpanKind.INTERNAL, parent, attributes):
                 pass
 
     def drops(self, parent: TraceParent) -> bool:
         """Whether nobody would record a span with this parent: who asks first need not even make an empty one."""
-        return self._drops(parent)
-
-    def _drops(self, parent: TraceParent) -> bool:
         if self._provider is None or self._known is None:
             self._look()
         if self._sampling is Sampling.OWN:

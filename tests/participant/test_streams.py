@@ -85,6 +85,36 @@ async def test_a_list_is_answered_item_by_item(stub: Any, scripted: Scripted) ->
     assert [(entry.key, entry.value) for entry in answers[8].trailers] == [(wire.REFUSED, b"1")]
 
 
+async def test_a_handler_sees_all_metadata_of_an_item_and_a_clients_own_cannot_stand_in_for_the_managers(
+    stub: Any, scripted: Scripted
+) -> None:
+    seen: list[Any] = []
+
+    async def attempt(request: Any, context: Any) -> object:
+        seen.extend((tcc.branch().gid, list(context.invocation_metadata())))
+        return REPLY
+
+    scripted.scripts[Phase.TRY] = attempt
+    own = ((wire.GID, "g-2"), ("tenant", "blue"), ("tenant", "green"), ("blob-bin", b"\x00\xff"))
+    answers = await tried(stub, item(1, Branch("g-1", extra=own)))
+    assert answers[1].reply == REPLY.SerializeToString()
+    gid, metadata = seen
+    assert gid == "g-1"
+    assert [entry for entry in metadata if entry in own] == list(own)
+    assert dict(metadata)[wire.CONFIRM_METHOD] == METHODS.confirm_method
+
+
+async def test_an_item_that_is_no_branch_is_told_why(stub: Any, scripted: Scripted) -> None:
+    nameless, garbled = item(1, Branch("g-1")), item(2, Branch("g-2"))
+    del nameless.metadata[1]
+    garbled.metadata[1].value = b"\xff"
+    answers = await tried(stub, nameless, garbled)
+    for number in (1, 2):
+        assert answers[number].status.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+        assert wire.GID in answers[number].status.message
+    assert not scripted.runs[Phase.TRY]
+
+
 async def test_commands_are_answered_by_outcomes(stub: Any, scripted: Scripted) -> None:
     await tried(stub, item(1, Branch("g-1")))
     call = stub.CommandStream()
