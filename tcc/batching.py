@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from typing import Generic, TypeAlias, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,12 +20,8 @@ class BatcherClosed(RuntimeError):
     """The item came after `close` and was not sent."""
 
 
-@dataclass(slots=True)
-class _Waiting(Generic[T, R]):
-    item: T
-    size: int
-    key: Hashable
-    answer: asyncio.Future[R]
+_Waiting: TypeAlias = tuple[T, "asyncio.Future[R] | None"]
+"""An item, and where its answer goes; None where nobody waits for one."""
 
 
 class Batcher(Generic[T, R]):
@@ -85,11 +80,18 @@ class Batcher(Generic[T, R]):
             raise BatcherClosed("closed: nothing more is sent")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[R] = loop.create_future()
-        key = self._key_of(item) if self._key_of is not None else None
-        self._waiting.append(_Waiting(item, self._size_of(item), key, answer))
+        self._waiting.append((item, answer))
         if self._sender is None:
             self._sender = loop.create_task(self._send_all(), name="batcher")
         return answer
+
+    def post(self, item: T) -> None:
+        """As `put`, where nobody wants the answer: what went wrong is for `send` to note. Raises BatcherClosed."""
+        if self._closed:
+            raise BatcherClosed("closed: nothing more is sent")
+        self._waiting.append((item, None))
+        if self._sender is None:
+            self._sender = asyncio.get_running_loop().create_task(self._send_all(), name="batcher")
 
     async def close(self) -> None:
         """Take no more items, and return once everything that was submitted is answered. Idempotent."""
@@ -103,50 +105,59 @@ class Batcher(Generic[T, R]):
                 await self._send_list(batch)
         finally:
             # Reached with something waiting only when the task itself is cancelled, as at the end of the event loop.
-            for waiting in self._waiting:
-                waiting.answer.cancel()
+            _cancel(self._waiting)
             self._waiting.clear()
             self._sender = None
 
     def _take(self) -> list[_Waiting[T, R]]:
         """The next list, in order of arrival."""
+        queue, size_of, key_of = self._waiting, self._size_of, self._key_of
         batch: list[_Waiting[T, R]] = []
         held_back: list[_Waiting[T, R]] = []
         keys: set[Hashable] = set()
         size = 0
         # Looking past items held back is bounded too, so that a thousand of one key do not cost a million steps.
-        while self._waiting and len(batch) < self._max_items and len(held_back) < self._max_items:
-            waiting = self._waiting.popleft()
-            if waiting.answer.done():
+        while queue and len(batch) < self._max_items and len(held_back) < self._max_items:
+            waiting = queue.popleft()
+            item, answer = waiting
+            if answer is not None and answer.done():
                 continue
-            if self._key_of is not None and waiting.key in keys:
-                held_back.append(waiting)
-                continue
-            if batch and size + waiting.size > self._max_bytes:
-                self._waiting.appendleft(waiting)
+            if key_of is not None:
+                key = key_of(item)
+                if key in keys:
+                    held_back.append(waiting)
+                    continue
+            size += size_of(item)
+            if batch and size > self._max_bytes:
+                queue.appendleft(waiting)
                 break
             batch.append(waiting)
-            keys.add(waiting.key)
-            size += waiting.size
-        self._waiting.extendleft(reversed(held_back))
+            if key_of is not None:
+                keys.add(key)
+        queue.extendleft(reversed(held_back))
         return batch
 
     async def _send_list(self, batch: Sequence[_Waiting[T, R]]) -> None:
         results: Sequence[R | Exception]
         try:
-            results = await self._send([waiting.item for waiting in batch])
+            results = await self._send([item for item, _ in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"send returned {len(results)} results for {len(batch)} items")
         except Exception as error:
             results = [error] * len(batch)
         except BaseException:
-            for waiting in batch:
-                waiting.answer.cancel()
+            _cancel(batch)
             raise
-        for waiting, result in zip(batch, results, strict=True):
-            if waiting.answer.done():
+        for (_, answer), result in zip(batch, results, strict=True):
+            if answer is None or answer.done():
                 continue
             if isinstance(result, Exception):
-                waiting.answer.set_exception(result)
+                answer.set_exception(result)
             else:
-                waiting.answer.set_result(result)
+                answer.set_result(result)
+
+
+def _cancel(waiting: Iterable[_Waiting[T, R]]) -> None:
+    for _, answer in waiting:
+        if answer is not None:
+            answer.cancel()

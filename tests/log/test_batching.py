@@ -182,3 +182,32 @@ async def test_a_sender_that_is_cancelled_leaves_nobody_waiting() -> None:
     sender.cancel()
     await asyncio.wait(tasks)
     assert all(task.cancelled() for task in tasks)
+
+
+async def test_what_is_posted_leaves_in_order_with_what_is_awaited_and_its_errors_are_nobodys() -> None:
+    wire = Wire()
+    batcher = batcher_of(wire)
+    first = await begin(batcher, "a")
+    await wire.started.acquire()
+    batcher.post("b")
+    later = await begin(batcher, "c")
+    batcher.post("bad")
+    wire.let_go()
+    assert await asyncio.gather(*first, *later) == ["A", "C"]
+    batcher.post("d")
+    await batcher.close()
+    assert wire.sent == [["a"], ["b", "c", "bad"], ["d"]]
+    with pytest.raises(BatcherClosed):
+        batcher.post("e")
+
+
+async def test_a_list_that_fails_fails_those_who_wait_also_beside_what_was_posted() -> None:
+    async def send(items: Sequence[str]) -> Sequence[str | Exception]:
+        raise OSError("down")
+
+    batcher = Batcher[str, str](send, max_items=9, max_bytes=100, size_of=len)
+    batcher.post("a")
+    with pytest.raises(OSError, match="down"):
+        await batcher.submit("b")
+    batcher.post("c")
+    await batcher.close()
