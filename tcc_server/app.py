@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from tcc.tracing import Tracing
 from tcc.tracing.export import Exporter
-from tcc.v1 import manager_pb2, manager_pb2_grpc, participant_pb2, participant_pb2_grpc
+from tcc.v1 import manager_pb2, participant_pb2, participant_pb2_grpc
 from tcc_server.api.requests import Limits, Requests
 from tcc_server.api.service import ManagerService
 from tcc_server.caller.channels import Channels
@@ -234,7 +234,7 @@ class ManagerApp:
             Requests(self._endpoints.keys(), Limits(**self._config.limits.model_dump(exclude={"open_transactions"}))),
             self._tracing,
         )
-        manager_pb2_grpc.add_TransactionManagerServicer_to_server(self._service, server)
+        self._service.add_to(server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._config.reflection:

@@ -113,14 +113,16 @@ def listed(items: Iterable[bytes]) -> bytes:
     """The serialised message whose field 1 repeats these serialised items."""
     parts: list[bytes] = []
     for item in items:
-        size = len(item)
-        parts.append(_HEADS[size] if size < _HEADS_KNOWN else _ITEM_TAG + varint(size))
-        parts.append(item)
+        parts += (_ITEM_TAG, varint(len(item)), item)
     return b"".join(parts)
 
 
 def varint(number: int) -> bytes:
     """A number, zero or more, as protobuf writes it."""
+    return _VARINTS[number] if number < _VARINTS_KNOWN else _varint(number)
+
+
+def _varint(number: int) -> bytes:
     parts = bytearray()
     while number >= 0x80:
         parts.append(number & 0x7F | 0x80)
@@ -129,9 +131,9 @@ def varint(number: int) -> bytes:
     return bytes(parts)
 
 
-_HEADS_KNOWN: Final = 1024
-_HEADS: Final = tuple(_ITEM_TAG + varint(size) for size in range(_HEADS_KNOWN))
-"""What stands before an item of a list, by its size: most are small, and making it costs more than all else."""
+_VARINTS_KNOWN: Final = 1024
+_VARINTS: Final = tuple(map(_varint, range(_VARINTS_KNOWN)))
+"""Those of nearly all lengths: making one costs more than all else about an item of a list."""
 
 
 class ListStream(Generic[K, A]):

@@ -1,14 +1,25 @@
-"""From the core's transaction to the wire's: what clients, `tcc tx` and operators see."""
+"""From the core's transaction to the wire's: what clients, `tcc tx` and operators see.
+
+A transaction has a dozen messages within it, nearly all of them times, and each costs more to make and to copy into its
+place than to serialise. So it is put together from serialised parts, which protobuf allows to be concatenated: messages
+are made of scalars alone.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
+from operator import itemgetter
+
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tcc import wire
+from tcc.streams import varint
 from tcc.v1 import transaction_pb2 as pb
+from tcc.v1.manager_pb2 import ExecuteResponse, ExecuteStreamResponse
 from tcc_server.core import rules
 from tcc_server.core.decide import is_trying
-from tcc_server.core.model import Branch, Decision, Reservation, Settlement, State, Status, Transaction
+from tcc_server.core.model import Branch, Decision, Methods, Reservation, Settlement, State, Status, Transaction
 
 _STATE = {
     State.TRYING: pb.STATE_TRYING,
@@ -20,6 +31,7 @@ _STATE = {
 }
 STATE_OF = {number: state for state, number in _STATE.items()}
 _DECISION = {None: pb.DECISION_UNSPECIFIED, Decision.CONFIRM: pb.DECISION_CONFIRM, Decision.CANCEL: pb.DECISION_CANCEL}
+_WORD = {decision: decision.value for decision in Decision}
 _COMMAND = {Decision.CONFIRM: pb.PHASE_CONFIRM, Decision.CANCEL: pb.PHASE_CANCEL}
 _RESULT = {
     Reservation.PENDING: pb.TRY_RESULT_UNSPECIFIED,
@@ -32,30 +44,61 @@ _RESULT = {
 
 def transaction(tx: Transaction, *, with_branches: bool = True, with_payloads: bool = False) -> pb.Transaction:
     """The transaction as a message."""
-    message = pb.Transaction(
+    return pb.Transaction.FromString(serialised(tx, with_branches=with_branches, with_payloads=with_payloads))
+
+
+def serialised(tx: Transaction, *, with_branches: bool = True, with_payloads: bool = False) -> bytes:
+    """The transaction as the bytes of its message."""
+    decision = tx.decision
+    scalars = pb.Transaction(
         namespace=tx.key.namespace,
         gid=tx.key.gid,
-        name=tx.name,
         state=_STATE[tx.state],
         version=tx.version,
-        attention=tx.attention,
-        last_error=tx.last_error,
-        decision=_DECISION[tx.decision],
-        cancel_reason=pb.CancelReason.ValueType(int(tx.cancel_reason)),
-        interactive=tx.interactive,
-        traceparent=tx.traceparent,
+        decision=_DECISION[decision],
     )
-    _stamp(message.begun_at, tx.begun_at)
-    _stamp(message.deadline, tx.deadline_at)
-    if tx.decided_at is not None:
-        _stamp(message.decided_at, tx.decided_at)
-    if tx.finished_at is not None:
-        _stamp(message.finished_at, tx.finished_at)
+    if tx.name:
+        scalars.name = tx.name
+    if tx.traceparent:
+        scalars.traceparent = tx.traceparent
+    if tx.interactive:
+        scalars.interactive = True
+    if tx.attention:
+        scalars.attention = True
+    if tx.last_error:
+        scalars.last_error = tx.last_error
+    if tx.cancel_reason:
+        scalars.cancel_reason = pb.CancelReason.ValueType(tx.cancel_reason)
+    parts = [scalars.SerializeToString()]
+    if tx.begun_at:
+        parts += (_BEGUN_AT, _stamp(tx.begun_at))
+    if tx.deadline_at:
+        parts += (_DEADLINE, _stamp(tx.deadline_at))
+    if tx.decided_at:
+        parts += (_DECIDED_AT, _stamp(tx.decided_at))
+    if tx.finished_at:
+        parts += (_FINISHED_AT, _stamp(tx.finished_at))
     if with_branches:
+        command = pb.PHASE_UNSPECIFIED if decision is None else _COMMAND[decision]
         for branch in tx.branches:
-            _branch(message.branches.add(), tx, branch, with_payloads)
-        _history(message, tx)
-    return message
+            entry = _branch(branch, command, with_payloads)
+            parts += (_BRANCHES, varint(len(entry)), entry)
+        for at, entry in _history(tx, decision):
+            if at:
+                entry += _ENTRY_AT + _stamp(at)
+            parts += (_HISTORY, varint(len(entry)), entry)
+    return b"".join(parts)
+
+
+def answer_to_plan(number: int, executed: bytes) -> bytes:
+    """The bytes of an `ExecuteStreamResponse.Item` with the response that has a transaction of these bytes.
+
+    Args:
+        number: the item's id.
+    """
+    response = _TRANSACTION + varint(len(executed))
+    head = _ANSWER_ID + varint(number) + _RESPONSE + varint(len(response) + len(executed))
+    return head + response + executed
 
 
 def cancelled(tx: Transaction) -> pb.Cancelled:
@@ -97,51 +140,102 @@ def _stood_in_the_way(tx: Transaction, branch: Branch) -> bool:
     return tx.cancel_reason.name == "DEADLINE"
 
 
-def _branch(message: pb.Branch, tx: Transaction, branch: Branch, with_payloads: bool) -> None:
-    ask = branch.ask
-    message.step = ask.step
-    message.participant = ask.participant
-    message.methods.try_method = ask.methods.try_method
-    message.methods.confirm_method = ask.methods.confirm_method
-    message.methods.cancel_method = ask.methods.cancel_method
-    message.try_result = _RESULT[branch.reservation]
-    message.marked = branch.reservation is Reservation.REFUSED
-    if branch.status is not None:
-        message.try_status.CopyFrom(_status(branch.status))
-    if with_payloads:
-        message.try_reply = branch.reply
-    message.try_attempts = branch.try_attempts
-    _stamp(message.try_sent_at, branch.try_sent_at)
-    if not is_trying(branch):
-        _stamp(message.try_answered_at, branch.try_answered_at)
-    if branch.expires_at is not None:
-        _stamp(message.expires_at, branch.expires_at)
-    if tx.decision is not None and branch.settlement is not Settlement.NOTHING_OWED:
-        message.command = _COMMAND[tx.decision]
-    message.command_attempts = branch.attempts
-    message.command_failures = branch.failures
-    _stamp(message.command_sent_at, branch.sent_at)
-    message.outcome = pb.OutcomeKind.ValueType(int(branch.outcome))
-    _stamp(message.settled_at, branch.settled_at)
-    message.last_error = branch.last_error
+def _branch(branch: Branch, command: pb.Phase.ValueType, with_payloads: bool) -> bytes:
+    ask, status = branch.ask, branch.status
+    scalars = pb.Branch(try_result=_RESULT[branch.reservation], try_attempts=branch.try_attempts)
+    if branch.reservation is Reservation.REFUSED:
+        scalars.marked = True
+    if with_payloads and branch.reply:
+        scalars.try_reply = branch.reply
+    if branch.settlement is not Settlement.NOTHING_OWED:
+        scalars.command = command
+    if branch.attempts:
+        scalars.command_attempts = branch.attempts
+    if branch.failures:
+        scalars.command_failures = branch.failures
+    if branch.outcome:
+        scalars.outcome = pb.OutcomeKind.ValueType(branch.outcome)
+    if branch.last_error:
+        scalars.last_error = branch.last_error
+    parts = [_asked(ask.step, ask.participant, ask.methods), scalars.SerializeToString()]
+    if status is not None:
+        if status.code or status.message or status.details:
+            said = _status(status).SerializeToString()
+            parts += (_TRY_STATUS, varint(len(said)), said)
+        else:
+            parts.append(_TRY_OK)
+    if branch.try_sent_at:
+        parts += (_TRY_SENT_AT, _stamp(branch.try_sent_at))
+    if branch.try_answered_at and not is_trying(branch):
+        parts += (_TRY_ANSWERED_AT, _stamp(branch.try_answered_at))
+    if branch.expires_at:
+        parts += (_EXPIRES_AT, _stamp(branch.expires_at))
+    if branch.sent_at:
+        parts += (_COMMAND_SENT_AT, _stamp(branch.sent_at))
+    if branch.settled_at:
+        parts += (_SETTLED_AT, _stamp(branch.settled_at))
+    return b"".join(parts)
 
 
-def _history(message: pb.Transaction, tx: Transaction) -> None:
-    entries = [(entry.at, entry.what, entry.who, entry.reason) for entry in tx.history]
-    entries.append((tx.begun_at, "begun", "", ""))
-    if tx.decided_at is not None and tx.decision is not None:
-        entries.append((tx.decided_at, "decided", "", ": ".join(filter(None, (tx.decision.value, tx.decided_text)))))
+@lru_cache(4096)
+def _asked(step: str, participant: str, methods: Methods) -> bytes:
+    """What is the same for a branch of every transaction of a kind."""
+    return pb.Branch(
+        step=step,
+        participant=participant,
+        methods=pb.Methods(
+            try_method=methods.try_method, confirm_method=methods.confirm_method, cancel_method=methods.cancel_method
+        ),
+    ).SerializeToString()
+
+
+def _history(tx: Transaction, decision: Decision | None) -> list[tuple[float, bytes]]:
+    """When, and the rest of each entry, oldest first."""
+    entries = [(tx.begun_at, _entry("begun", "", ""))]
+    if tx.decided_at is not None and decision is not None:
+        word = _WORD[decision]
+        text = f"{word}: {tx.decided_text}" if tx.decided_text else word
+        entries.append((tx.decided_at, _entry("decided", "", text)))
     if tx.finished_at is not None:
-        entries.append((tx.finished_at, "finished", "", tx.state.value))
-    for at, what, who, reason in sorted(entries, key=lambda entry: entry[0]):
-        _stamp(message.history.add(what=what, who=who, reason=reason).at, at)
+        entries.append((tx.finished_at, _entry("finished", "", tx.state.value)))
+    if tx.history:
+        entries = [(each.at, _entry(each.what, each.who, each.reason)) for each in tx.history] + entries
+    entries.sort(key=itemgetter(0))
+    return entries
+
+
+@lru_cache(256)
+def _entry(what: str, who: str, reason: str) -> bytes:
+    return pb.HistoryEntry(what=what, who=who, reason=reason).SerializeToString()
 
 
 def _status(status: Status) -> pb.CallStatus:
     return pb.CallStatus(code=status.code, message=status.message, details=status.details)
 
 
-def _stamp(stamp: Timestamp, at: float) -> None:
-    if at:
-        micros = round(at * 1e6)
-        stamp.seconds, stamp.nanos = micros // 1_000_000, micros % 1_000_000 * 1000
+_TIME = Timestamp()
+
+
+@lru_cache(256)  # one event gives several of a transaction's times
+def _stamp(at: float) -> bytes:
+    """A Timestamp with its length before it."""
+    seconds, micros = divmod(round(at * 1e6), 1_000_000)
+    _TIME.seconds, _TIME.nanos = seconds, micros * 1000
+    stamp = _TIME.SerializeToString()
+    return varint(len(stamp)) + stamp
+
+
+def _tag(message: type[Message], field: str) -> bytes:
+    return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)  # 2: something with a length
+
+
+_BEGUN_AT, _DEADLINE = _tag(pb.Transaction, "begun_at"), _tag(pb.Transaction, "deadline")
+_DECIDED_AT, _FINISHED_AT = _tag(pb.Transaction, "decided_at"), _tag(pb.Transaction, "finished_at")
+_BRANCHES, _HISTORY = _tag(pb.Transaction, "branches"), _tag(pb.Transaction, "history")
+_TRY_SENT_AT, _TRY_ANSWERED_AT = _tag(pb.Branch, "try_sent_at"), _tag(pb.Branch, "try_answered_at")
+_COMMAND_SENT_AT, _SETTLED_AT = _tag(pb.Branch, "command_sent_at"), _tag(pb.Branch, "settled_at")
+_EXPIRES_AT, _TRY_STATUS = _tag(pb.Branch, "expires_at"), _tag(pb.Branch, "try_status")
+_TRY_OK = _TRY_STATUS + varint(0)  # there, and empty
+_TRANSACTION, _RESPONSE = _tag(ExecuteResponse, "transaction"), _tag(ExecuteStreamResponse.Item, "response")
+_ANSWER_ID = varint(ExecuteStreamResponse.Item.DESCRIPTOR.fields_by_name["id"].number << 3)
+_ENTRY_AT = _tag(pb.HistoryEntry, "at")

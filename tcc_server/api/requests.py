@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -21,8 +21,8 @@ _METADATA_BYTES = 4096
 _NAME_LENGTH = 128
 _PATH_LENGTH = 256
 _KNOWN_MOST = 4096
-_KNOWN_METHODS: dict[Methods, Methods] = {}
-"""Triples that were checked, so that each is checked once and kept once."""
+_KNOWN_METHODS: dict[bytes, Methods] = {}
+"""Triples that were checked, by their bytes, so that each is checked once and kept once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,33 +36,21 @@ class Limits:
     max_timeout: float = 3600.0
 
 
-class _Anybody(Collection[str]):
-    """Every name."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
 class Requests:
     """Reads requests.
 
     Args:
-        participants: the names that clients may use.
+        participants: the names that clients may use; None: any.
     """
 
-    def __init__(self, participants: Collection[str], limits: Limits) -> None:
-        self._participants = participants
+    def __init__(self, participants: Collection[str] | None, limits: Limits) -> None:
+        self._anybody = participants is None
+        self._participants: Collection[str] = participants or ()
         self._limits = limits
 
     def without_limits(self) -> Requests:
         """The same checks without those that the configuration decides: for what was taken before it changed."""
-        return Requests(_Anybody(), Limits(2**31, 2**31, 2**31, self._limits.default_timeout, self._limits.max_timeout))
+        return Requests(None, Limits(2**31, 2**31, 2**31, self._limits.default_timeout, self._limits.max_timeout))
 
     def gid(self, gid: str) -> str:
         """A gid that fits."""
@@ -96,19 +84,20 @@ class Requests:
             raise BadRequest(
                 f"the plan has {len(branches)} branches, the limit is {self._limits.branches}", "LIMIT_EXCEEDED"
             )
-        asks = tuple(self._ask(branch, branch.step or str(position)) for position, branch in enumerate(branches))
-        seen: set[str] = set()
+        asks = [self._ask(branch, branch.step or str(place)) for place, branch in enumerate(branches)]
+        if len({ask.step for ask in asks}) < len(asks):
+            steps = [ask.step for ask in asks]
+            twice = next(step for place, step in enumerate(steps) if step in steps[:place])
+            raise BadRequest(f"two branches have the step {twice!r}: steps are distinct", "DUPLICATE_STEP")
+        total = 0
         for ask in asks:
-            if ask.step in seen:
-                raise BadRequest(f"two branches have the step {ask.step!r}: steps are distinct", "DUPLICATE_STEP")
-            seen.add(ask.step)
-        total = sum(len(ask.request) for ask in asks)
+            total += len(ask.request)
         if total > self._limits.transaction_bytes:
             raise BadRequest(
                 f"the requests have {total} bytes together, the limit is {self._limits.transaction_bytes}",
                 "LIMIT_EXCEEDED",
             )
-        return asks
+        return tuple(asks)
 
     def branch(self, branch: pb.PlannedBranch) -> Ask:
         """One branch that is to be enlisted."""
@@ -117,38 +106,47 @@ class Requests:
         return self._ask(branch, branch.step)
 
     def _ask(self, branch: pb.PlannedBranch, step: str) -> Ask:
-        for kind, value in (("step", step), (f"participant of step {step!r}", branch.participant)):
-            problem = problem_with_id(kind, value)
-            if problem is not None:
-                raise BadRequest(problem, "BAD_ID")
-        if branch.participant not in self._participants:
-            known = ", ".join(sorted(self._participants)) or "none"
-            raise BadRequest(
-                f"step {step!r}: participant {branch.participant!r} is not configured here; known: {known}",
-                "UNKNOWN_PARTICIPANT",
-            )
-        if len(branch.request) > self._limits.request_bytes:
-            size, limit = len(branch.request), self._limits.request_bytes
+        participant, request = branch.participant, branch.request
+        if branch.step:  # a position is an id
+            _check_id("step", step)
+        if participant not in self._participants:  # those are ids too
+            _check_id(f"participant of step {step!r}", participant)
+            if not self._anybody:
+                known = ", ".join(sorted(self._participants)) or "none"
+                raise BadRequest(
+                    f"step {step!r}: participant {participant!r} is not configured here; known: {known}",
+                    "UNKNOWN_PARTICIPANT",
+                )
+        if len(request) > self._limits.request_bytes:
+            size, limit = len(request), self._limits.request_bytes
             raise BadRequest(f"step {step!r}: the request has {size} bytes, the limit is {limit}", "LIMIT_EXCEEDED")
+        metadata = branch.metadata
         return Ask(
-            step=step,
-            participant=branch.participant,
-            methods=_methods(step, branch.methods),
-            request=branch.request,
-            request_hash=hashlib.blake2b(branch.request, digest_size=16).digest(),
-            try_timeout=_try_timeout(step, branch),
-            metadata=_metadata(step, branch.metadata),
+            step,
+            participant,
+            _methods(step, branch.methods),
+            request,
+            blake2b(request, digest_size=16).digest(),
+            _try_timeout(step, branch) if branch.HasField("try_timeout") else None,
+            _metadata(step, metadata) if metadata else (),
         )
 
 
+def _check_id(kind: str, value: str) -> None:
+    problem = problem_with_id(kind, value)
+    if problem is not None:
+        raise BadRequest(problem, "BAD_ID")
+
+
 def _methods(step: str, methods: transaction_pb2.Methods) -> Methods:
-    paths = Methods(methods.try_method, methods.confirm_method, methods.cancel_method)
-    known = _KNOWN_METHODS.get(paths)
+    said = methods.SerializeToString()  # in one go, where reading three fields would be three
+    known = _KNOWN_METHODS.get(said)
     if known is not None:
         return known
+    paths = Methods(methods.try_method, methods.confirm_method, methods.cancel_method)
     _check_methods(step, paths)
     if len(_KNOWN_METHODS) < _KNOWN_MOST:  # they come from clients: do not let them fill the memory
-        _KNOWN_METHODS[paths] = paths
+        _KNOWN_METHODS[said] = paths
     return paths
 
 
@@ -169,9 +167,7 @@ def _check_methods(step: str, paths: Methods) -> None:
         )
 
 
-def _try_timeout(step: str, branch: pb.PlannedBranch) -> float | None:
-    if not branch.HasField("try_timeout"):
-        return None
+def _try_timeout(step: str, branch: pb.PlannedBranch) -> float:
     timeout = _seconds(branch.try_timeout)
     if timeout <= 0:
         raise BadRequest(f"step {step!r}: try_timeout is {timeout:g} s: give a positive time", "BAD_DEADLINE")

@@ -7,9 +7,10 @@ no client can take it for a success by not looking.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Any, NoReturn, TypeVar
+from operator import attrgetter
+from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -20,14 +21,14 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tcc import wire
 from tcc.ids import DEFAULT_NAMESPACE
-from tcc.streams import ListServer
+from tcc.streams import ListServer, listed
 from tcc.tracing import Rpc, Tags, TraceParent, Tracing
 from tcc.v1 import manager_pb2 as pb, manager_pb2_grpc, transaction_pb2
 from tcc_server.api import render
 from tcc_server.api.errors import OF_CONFIGURATION, BadRequest, Failure, failure_of
 from tcc_server.api.fitting import cut, fitting
 from tcc_server.api.requests import Requests
-from tcc_server.core.model import Ask, Branch, Decision, Key, Reservation, State, Status, Transaction
+from tcc_server.core.model import Branch, Decision, Key, Reservation, State, Status, Transaction
 from tcc_server.engine.engine import Engine, is_final
 from tcc_server.engine.errors import AlreadyDecided
 from tcc_server.log.seam import BadToken, Filter
@@ -36,7 +37,6 @@ _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 _Context = grpc.aio.ServicerContext[object, object]
 _Plan = pb.ExecuteStreamRequest.Item
-_Answer = pb.ExecuteStreamResponse.Item
 
 _SERVICE = "tcc.v1.TransactionManager"
 _PAGE, _PAGE_MAX, _GIDS_MAX = 100, 1000, 1000
@@ -70,9 +70,19 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         self._tracing = tracing or Tracing()
         self._requests = requests
         self._under_way = _UnderWay()
-        self._plans: ListServer[_Plan, _Answer] = ListServer(
-            lambda message: message.items, self._planned, _failed_plan, _pack, at_once=_PLANS_AT_ONCE
+        self._plans: ListServer[_Plan, bytes] = ListServer(
+            _plans_in, self._planned, _failed_plan, listed, at_once=_PLANS_AT_ONCE
         )
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Serve there."""
+        methods = _Methods()
+        manager_pb2_grpc.add_TransactionManagerServicer_to_server(self, cast("grpc.aio.Server", methods))
+        # What it writes is serialised already.
+        methods.handlers["ExecuteStream"] = grpc.stream_stream_rpc_method_handler(
+            self.ExecuteStream, pb.ExecuteStreamRequest.FromString
+        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, methods.handlers),))
 
     def use(self, engine: Engine) -> None:
         """Ask another engine from now on: the one before has lost its lease."""
@@ -88,7 +98,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
     async def Execute(self, request: pb.ExecuteRequest, context: _Context) -> pb.ExecuteResponse:
         """Run a plan."""
-        return await self._answer("Execute", request.gid, self._execute(request, _time_left(context)), context)
+        return await self._answer("Execute", request.gid, self._executed(request, context), context)
 
     async def ExecuteStream(self, request_iterator: Any, context: _Context) -> None:  # type: ignore[override]  # a coroutine that writes is gRPC's other way to stream
         """Run plans that come in lists."""
@@ -129,39 +139,51 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
     # What each does
 
-    async def _planned(self, item: _Plan, context: _Context) -> _Answer:
-        """One plan of a list: as a call of Execute, by itself."""
-        request = item.request
-        said = TraceParent.of((entry.key, entry.value.decode(errors="replace")) for entry in item.metadata)
-        left = item.timeout.seconds + item.timeout.nanos / 1e9 if item.HasField("timeout") else None
-        with self._under_way, self._served("Execute", request.gid, said) as rpc:
-            try:
-                answer = _Answer(id=item.id, response=await self._execute(request, left))
-                rpc.ended(grpc.StatusCode.OK)
-            except Exception as error:  # every error of ours has a status; the rest is a bug and says so
-                failure = _failure(error)
-                rpc.ended(failure.code, failure.message)
-                answer = _failed_plan(item, failure.code, failure.message)
-                answer.error.details = failure.details
-        return answer
-
-    async def _execute(self, request: pb.ExecuteRequest, left: float | None) -> pb.ExecuteResponse:
-        key = self._key(request.gid)
-        asks = await self._plan(key, request)
-        name, timeout = self._requests.name(request.name), self._requests.timeout(request)
-        tx = await self._engine.execute(key, name, asks, timeout, TraceParent.current())
-        tx = await self._completed(tx, request.wait, left)
-        _raise_if_cancelled(tx)
+    async def _executed(self, request: pb.ExecuteRequest, context: _Context) -> pb.ExecuteResponse:
+        tx = await self._execute(request, _time_left(context), TraceParent.current())
         return pb.ExecuteResponse(transaction=render.transaction(tx, with_payloads=True))
 
-    async def _plan(self, key: Key, request: pb.ExecuteRequest) -> tuple[Ask, ...]:
+    async def _planned(self, item: _Plan, context: _Context) -> bytes:
+        """One plan of a list: as a call of Execute, by itself."""
+        said = _trace_of(item.metadata) if item.metadata else _NO_TRACE
+        self._under_way.begun()
         try:
-            return self._requests.plan(request.branches)
+            if self._tracing.drops(said):
+                return await self._answer_plan(item, said, None)
+            with self._served("Execute", item.request.gid, said) as rpc:
+                return await self._answer_plan(item, TraceParent.current(), rpc)
+        finally:
+            self._under_way.ended()
+
+    async def _answer_plan(self, item: _Plan, trace: TraceParent, rpc: Rpc | None) -> bytes:
+        request = item.request
+        try:
+            left = _patience(item) if request.wait == pb.WAIT_COMPLETED else None
+            executed = render.serialised(await self._execute(request, left, trace), with_payloads=True)
+        except Exception as error:  # every error of ours has a status; the rest is a bug and says so
+            failure = _failure(error)
+            if rpc is not None:
+                rpc.ended(failure.code, failure.message)
+            return _failed_plan(item, failure.code, failure.message, failure.details)
+        if rpc is not None:
+            rpc.ended(grpc.StatusCode.OK)
+        return render.answer_to_plan(item.id, executed)
+
+    async def _execute(self, request: pb.ExecuteRequest, left: float | None, trace: TraceParent) -> Transaction:
+        key = self._key(request.gid)
+        try:
+            asks = self._requests.plan(request.branches)
         except BadRequest as refused:
             # What was taken under an earlier configuration still gets its answer.
-            if refused.reason in OF_CONFIGURATION and await self._engine.knows(key):
-                return self._requests.without_limits().plan(request.branches)
-            raise
+            if refused.reason not in OF_CONFIGURATION or not await self._engine.knows(key):
+                raise
+            asks = self._requests.without_limits().plan(request.branches)
+        name, timeout = self._requests.name(request.name), self._requests.timeout(request)
+        tx = await self._engine.execute(key, name, asks, timeout, trace)
+        if request.wait == pb.WAIT_COMPLETED:
+            tx = await self._completed(tx, request.wait, left)
+        _raise_if_cancelled(tx)
+        return tx
 
     async def _begin(self, request: pb.BeginRequest, context: _Context) -> pb.BeginResponse:
         key = self._key(request.gid)
@@ -242,13 +264,17 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
     async def _answer(self, method: str, gid: str, work: Awaitable[_T], context: _Context) -> _T:
         said = TraceParent.of(context.invocation_metadata() or ())
-        with self._under_way, self._served(method, gid, said) as rpc:
-            try:
-                return await work
-            except Exception as error:  # every error of ours has a status; the rest is a bug and says so
-                await _abort(context, error)
-            finally:
-                rpc.ended(_code_of(context), str(context.details() or ""))
+        self._under_way.begun()
+        try:
+            with self._served(method, gid, said) as rpc:
+                try:
+                    return await work
+                except Exception as error:  # every error of ours has a status; the rest is a bug and says so
+                    await _abort(context, error)
+                finally:
+                    rpc.ended(_code_of(context), str(context.details() or ""))
+        finally:
+            self._under_way.ended()
 
     def _served(self, method: str, gid: str, said: TraceParent) -> AbstractContextManager[Rpc]:
         # A client without tracing gets its calls into the trace that its transaction has.
@@ -266,12 +292,21 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
             return await self._engine.get(tx.key)
 
 
-def _failed_plan(item: _Plan, code: grpc.StatusCode, message: str) -> _Answer:
-    return _Answer(id=item.id, error=transaction_pb2.CallStatus(code=code.value[0], message=message))
+_NO_TRACE = TraceParent()
+_plans_in: Callable[[pb.ExecuteStreamRequest], Iterable[_Plan]] = attrgetter("items")
 
 
-def _pack(answers: Sequence[_Answer]) -> pb.ExecuteStreamResponse:
-    return pb.ExecuteStreamResponse(items=answers)
+def _trace_of(entries: Iterable[transaction_pb2.Metadata]) -> TraceParent:
+    return TraceParent.of([(entry.key, entry.value.decode(errors="replace")) for entry in entries])
+
+
+def _patience(item: _Plan) -> float | None:
+    return item.timeout.seconds + item.timeout.nanos / 1e9 if item.HasField("timeout") else None
+
+
+def _failed_plan(item: _Plan, code: grpc.StatusCode, message: str, details: bytes = b"") -> bytes:
+    error = transaction_pb2.CallStatus(code=code.value[0], message=message, details=details)
+    return pb.ExecuteStreamResponse.Item(id=item.id, error=error).SerializeToString()
 
 
 def _code_of(context: _Context) -> grpc.StatusCode:
@@ -303,26 +338,44 @@ def _moment(request: pb.ListRequest, field: str) -> float | None:
         raise BadRequest(f"{field} is no valid time: {error}") from error
 
 
+class _Methods:
+    """Stands in for a server, to hear of the methods that the generated code would add to one."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """The same, made opaque."""
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        self.handlers.update(handlers)
+
+
 class _UnderWay:
-    """How many calls are in progress; each is a `with` of this."""
+    """How many calls are in progress."""
 
     def __init__(self) -> None:
         self._count = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._over: list[asyncio.Future[None]] = []
 
-    def __enter__(self) -> None:
+    def begun(self) -> None:
         self._count += 1
-        if self._count == 1:
-            self._idle.clear()
 
-    def __exit__(self, *_: object) -> None:
+    def ended(self) -> None:
         self._count -= 1
-        if not self._count:
-            self._idle.set()
+        if not self._count and self._over:
+            over, self._over = self._over, []
+            for waiter in over:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     async def over(self) -> None:
-        await self._idle.wait()
+        if self._count:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._over.append(waiter)
+            await waiter
 
 
 class _Ended(Exception):
