@@ -20,9 +20,9 @@ from tcc_server.core.model import Key
 from tcc_server.log import postgres_statements, statements
 from tcc_server.log.lease import Lease
 from tcc_server.log.migrate import prepare_postgres
-from tcc_server.log.postgres_database import PostgresDatabase, is_of_one_row, is_undone
+from tcc_server.log.postgres_database import KeptConnection, PostgresDatabase, is_of_one_row, is_undone
 from tcc_server.log.rules import check_page_size, failed, make_token, problem_with, read_token, size_of
-from tcc_server.log.seam import Filter, LogError, LogRejected, LogUnavailable, LogUnknown, Page, Row
+from tcc_server.log.seam import Filter, LogRejected, LogUnavailable, LogUnknown, Page, Row
 from tcc_server.log.sweep import Sweep
 
 _Result = TypeVar("_Result")
@@ -64,7 +64,7 @@ class PostgresLog:
         self._replica = replica
         self._may_migrate = auto_migrate
         # Each statement is its own transaction: one round trip instead of three.
-        self._writer = self._database.engine(1, isolation_level="AUTOCOMMIT")
+        self._writer = KeptConnection(self._database.engine(1, isolation_level="AUTOCOMMIT"))
         self._reader = self._database.engine(_READERS, isolation_level="AUTOCOMMIT")
         self._lease = Lease(self._database.engine(1, isolation_level="AUTOCOMMIT"), replica, lease_ttl)
         self._batcher = Batcher[Row, None](
@@ -157,7 +157,7 @@ class PostgresLog:
             if not self._lease.is_alive:
                 return [LogUnknown("this replica's lease has lapsed") for _ in rows]
             try:
-                return await self._write(rows)
+                return await postgres_statements.write(self._writer, rows, self._replica)
             except Exception as error:
                 if is_undone(error):
                     failure = error
@@ -170,15 +170,6 @@ class PostgresLog:
     async def _singly(self, rows: Sequence[Row]) -> Sequence[Exception | None]:
         """One of them cannot be stored: each on its own, so that it fails alone."""
         return [verdict for row in rows for verdict in await self._send([row])]
-
-    async def _write(self, rows: Sequence[Row]) -> Sequence[LogError | None]:
-        async with self._writer.connect() as connection:
-            try:
-                return await postgres_statements.write(connection, rows, self._replica)
-            except BaseException as error:
-                if not (is_undone(error) or is_of_one_row(error)):
-                    await connection.invalidate()  # a server that only reads, a reply that may still come: connect anew
-                raise
 
     def _unknown(self, error: Exception) -> LogUnknown:
         unknown = LogUnknown(self._database.explain(error))
@@ -243,6 +234,7 @@ class PostgresLog:
 
     async def _close(self) -> None:
         await self._batcher.close()
+        await self._writer.close()
         if self._adoption is not None:
             await asyncio.wait({self._adoption})
         await self._lease.give_back()

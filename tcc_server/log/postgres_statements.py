@@ -14,6 +14,7 @@ from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tcc_server.core.model import Key
+from tcc_server.log.postgres_database import KeptConnection
 from tcc_server.log.rules import read_state
 from tcc_server.log.seam import READER, LogConflict, Row
 from tcc_server.log.sweep import OWNERS, Sweep
@@ -110,16 +111,15 @@ WHERE t.owner = $1::varchar AND t.wake_at IS NOT NULL AND t.write_id = ANY($2::b
 """  # noqa: S608  our own names
 
 
-async def write(connection: AsyncConnection, rows: Sequence[Row], owner: str) -> Sequence[LogConflict | None]:
+async def write(connection: KeptConnection, rows: Sequence[Row], owner: str) -> Sequence[LogConflict | None]:
     """Write rows of different keys by compare-and-set; a verdict for each, None for success."""
-    ordered = sorted(rows, key=lambda row: row.key)
-    columns = zip(*(_values(row) for row in ordered), strict=True)
-    changed = await _run(connection, _WRITE, owner, *map(list, columns))
-    written = {Key(found["namespace"], found["gid"]) for found in changed}
-    if len(written) == len(rows):
+    columns = zip(*map(_values, sorted(rows, key=_key)), strict=True)
+    changed = await connection.run(_WRITE, owner, *map(list, columns))
+    if len(changed) == len(rows):  # as is usual: each row was changed once, or not at all
         return [None] * len(rows)
+    written = {Key(found["namespace"], found["gid"]) for found in changed}
     # Read after the fact: what is found there may be later than what was in the way, and is just as much a conflict.
-    others = await _run(connection, _VERSIONS, *_split([row.key for row in rows if row.key not in written]))
+    others = await connection.run(_VERSIONS, *_split([row.key for row in rows if row.key not in written]))
     found = {Key(other["namespace"], other["gid"]): (other["version"], other["write_id"]) for other in others}
     return [None if row.key in written else _verdict(row, *found.get(row.key, (0, b""))) for row in rows]
 
@@ -171,6 +171,10 @@ def _by_wake(found: Sequence[RowMapping]) -> list[Row]:
 
 def _verdict(row: Row, version: int, write_id: bytes) -> LogConflict | None:
     return None if version == row.version and write_id == row.write_id else LogConflict(row.key, version)
+
+
+def _key(row: Row) -> Key:
+    return row.key
 
 
 def _values(row: Row) -> tuple[object, ...]:
