@@ -33,6 +33,7 @@ class Handling:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._limits = TimeLimits()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, method: BoundMethod, call: Call, context: PhaseContext, record: Record | None) -> Result:
         """Runs a handler within its time; gives its serialised reply, or a Try's refusal.
@@ -52,13 +53,15 @@ class Handling:
             request = method.decode(call.request)
         except Exception as error:
             return _undecodable(method, error)
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
-        assert task is not None  # noqa: S101  a coroutine runs in one
+        task = None if self._loop is None else asyncio.current_task(self._loop)
+        if task is None or self._loop is None:  # else the loop of before, which need not be asked for: a system call
+            self._loop = asyncio.get_running_loop()
+            task = asyncio.current_task(self._loop)
+            assert task is not None  # noqa: S101  a coroutine runs in one
         cancelled = task.cancelling()
         context.start(task, None if record is None else record.reply or b"")
         token = current_run.set(context)
-        self._limits.add(context, loop)
+        self._limits.add(context, self._loop)
         answer: object = None
         failure: Exception | None = None
         try:

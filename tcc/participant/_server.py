@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -257,8 +257,8 @@ class ParticipantServer(grpc.aio.Server):
             for number in heard:  # not before: a second signal must not cut the end short, which is bounded anyway
                 loop.remove_signal_handler(number)
 
-    async def _command(self, command: participant_pb2.Command, timeout: float) -> participant_pb2.Outcome:
-        return await self._runtime.command(command, timeout=timeout, peer="rabbitmq")
+    def _command(self, command: participant_pb2.Command, timeout: float) -> Awaitable[participant_pb2.Outcome]:
+        return self._runtime.command(command, timeout=timeout, peer="rabbitmq")
 
     async def _close(self) -> None:
         try:

@@ -197,7 +197,7 @@ class Tracing:
 
     def drops(self, parent: TraceParent) -> bool:
         """Whether nobody would record a span with this parent: who asks first need not even make an empty one."""
-        if self._provider is None or self._known is None:
+        if (self._provider is None or self._known is None) and time.monotonic() >= self._look_again:
             self._look()
         if self._sampling is Sampling.OWN:
             return False
@@ -205,10 +205,7 @@ class Tracing:
 
     def _look(self) -> None:
         """Which provider there is, at most every so often: asking OpenTelemetry costs more than all else here."""
-        now = time.monotonic()
-        if now < self._look_again:
-            return
-        self._look_again = now + _LOOK_EVERY
+        self._look_again = time.monotonic() + _LOOK_EVERY
         provider = self._provider or trace.get_tracer_provider()
         if provider is not self._known:
             self._known, self._sampling = provider, sampling_of(provider)
