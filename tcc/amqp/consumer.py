@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, TypeAlias
@@ -98,8 +98,8 @@ class CommandConsumer:
             messages_ahead=messages_ahead,
             renew_after=renew_after,
         )
-        self._in_hand: dict[_Branch, asyncio.Future[None]] = {}
-        self._outcomes: dict[str, _Outlet] = {}
+        self._in_hand: dict[_Branch, asyncio.Task[None]] = {}
+        self._outlets: dict[str, _Outlet] = {}
         self.messages = 0
         self.undecodable = 0
         self.published = 0
@@ -170,41 +170,84 @@ class CommandConsumer:
             )
             await _settle(message.reject(requeue=False))
             return
-        until = asyncio.get_running_loop().time() + self._handler_timeout
-        await asyncio.gather(*(self._carry(command, message.reply_to or "", until) for command in commands))
+        outlet = self._outlet(message.reply_to)
+        carried = _Carried(outlet, asyncio.get_running_loop().time() + self._handler_timeout)
+        try:
+            await self._carry_all(commands, message.reply_to or "", carried)
+        finally:
+            if outlet is not None:
+                outlet.users -= 1
+                if not outlet.users:  # every connection of every manager has a name of its own: they must not pile up
+                    del self._outlets[outlet.name]
         await _settle(message.ack())
 
-    async def _carry(self, command: Command, reply_to: str, until: float) -> None:
-        branch = (reply_to, command.namespace, command.gid, command.branch, command.phase)
-        in_hand = self._in_hand.get(branch)
-        if in_hand is not None:
-            await asyncio.shield(in_hand)  # its outcome answers this one too
-            return
-        answered = self._in_hand[branch] = asyncio.get_running_loop().create_future()
+    async def _carry_all(self, commands: Iterable[Command], reply_to: str, carried: _Carried) -> None:
+        loop = asyncio.get_running_loop()
+        elsewhere: list[asyncio.Task[None]] = []
+        in_hand = self._in_hand
+        for command in commands:
+            branch: _Branch = (reply_to, command.namespace, command.gid, command.branch, command.phase)
+            task = in_hand.get(branch)
+            if task is not None:  # its outcome answers this one too
+                elsewhere.append(task)
+                continue
+            task = in_hand[branch] = loop.create_task(self._carry(command, branch, carried))
+            carried.tasks.append(task)
+        limit = loop.call_at(carried.until + _OVERTIME, carried.run_out)
         try:
-            outcome = await self._outcome(command, until)
-            if reply_to:
-                await self._hand_over(reply_to, outcome)
+            # One after the other: those that are done by then cost nothing, and most end together.
+            for task in carried.tasks:
+                if not task.done():
+                    await asyncio.wait((task,))
+            for word in carried.handed_over:
+                with suppress(BatcherClosed):
+                    await word
+            for task in elsewhere:
+                await asyncio.wait((task,))
         finally:
-            del self._in_hand[branch]
-            answered.set_result(None)
+            limit.cancel()
+            left = [task for task in carried.tasks if not task.done()]
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.wait(left)
+            if left or carried.late:  # one that was cancelled before it began could not say that it is over
+                for branch in [branch for branch, task in in_hand.items() if task in carried.tasks]:
+                    del in_hand[branch]
 
-    async def _outcome(self, command: Command, until: float) -> Outcome:
+    async def _carry(self, command: Command, branch: _Branch, carried: _Carried) -> None:
         try:
-            if self._turns.locked():
-                async with asyncio.timeout_at(until):
-                    await self._turns.acquire()
+            outcome = await self._outcome(command, carried)
+            if carried.outlet is not None:
+                carried.handed_over.append(carried.outlet.batcher.put(outcome))
+        finally:
+            self._in_hand.pop(branch, None)
+
+    async def _outcome(self, command: Command, carried: _Carried) -> Outcome:
+        turns = self._turns
+        try:
+            if turns.locked():
+                async with asyncio.timeout_at(carried.until):
+                    await turns.acquire()
             else:
-                await self._turns.acquire()  # at once
+                await turns.acquire()  # at once
         except TimeoutError:
             outcome = _outcome_of(command, transaction_pb2.OUTCOME_KIND_BUSY, "too much is being worked on here")
             outcome.retry_after.CopyFrom(wire.seconds(1.0))
             return outcome
         try:
-            left = until - asyncio.get_running_loop().time()
-            async with asyncio.timeout_at(until + _OVERTIME):
-                return await self._traced(command, left)
-        except TimeoutError:
+            left = carried.until - asyncio.get_running_loop().time()
+            parent = TraceParent(command.traceparent, command.tracestate)
+            passing = self._tracing.passing(parent)
+            if passing is None:
+                return await self._traced(command, parent, left)
+            with passing:
+                outcome = await self._handle(command, left)
+            outcome.traceparent = parent.parent
+            return outcome
+        except asyncio.CancelledError:
+            if not carried.ran_out():
+                raise
             text = f"not carried out within {self._handler_timeout:g} s"
             outcome = _outcome_of(command, transaction_pb2.OUTCOME_KIND_RETRY, text)
             outcome.code = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
@@ -217,10 +260,9 @@ class CommandConsumer:
             outcome.code = grpc.StatusCode.INTERNAL.value[0]
             return outcome
         finally:
-            self._turns.release()
+            turns.release()
 
-    async def _traced(self, command: Command, left: float) -> Outcome:
-        parent = TraceParent(command.traceparent, command.tracestate)
+    async def _traced(self, command: Command, parent: TraceParent, left: float) -> Outcome:
         with self._tracing.processed(command_queue(command.participant), parent, tags_of(command)) as span:
             command.traceparent, command.tracestate = span.trace
             outcome = await self._handle(command, left)
@@ -231,18 +273,15 @@ class CommandConsumer:
                 span.failed(kind, outcome.message)
             return outcome
 
-    async def _hand_over(self, reply_to: str, outcome: Outcome) -> None:
-        outlet = self._outcomes.get(reply_to)
+    def _outlet(self, reply_to: str | None) -> _Outlet | None:
+        """Where the outcomes of one more list go; None where nobody wants them."""
+        if not reply_to:
+            return None
+        outlet = self._outlets.get(reply_to)
         if outlet is None:
-            outlet = self._outcomes[reply_to] = _Outlet(partial(self._publish, reply_to))
+            outlet = self._outlets[reply_to] = _Outlet(reply_to, partial(self._publish, reply_to))
         outlet.users += 1
-        try:
-            with suppress(BatcherClosed):
-                await outlet.batcher.submit(outcome)
-        finally:
-            outlet.users -= 1
-            if not outlet.users:  # every connection of every manager has a name of its own: they must not pile up
-                del self._outcomes[reply_to]
+        return outlet
 
     async def _publish(self, reply_to: str, outcomes: Sequence[Outcome]) -> list[Exception | None]:
         body = OutcomeList(outcomes=outcomes).SerializeToString()
@@ -270,13 +309,43 @@ class CommandConsumer:
 
 
 class _Outlet:
-    """Outcomes on their way to one queue, and how many wait for it."""
+    """Outcomes on their way to one queue, and how many lists have some for it."""
 
-    def __init__(self, send: Callable[[Sequence[Outcome]], Awaitable[list[Exception | None]]]) -> None:
+    def __init__(self, name: str, send: Callable[[Sequence[Outcome]], Awaitable[list[Exception | None]]]) -> None:
+        self.name = name
         self.users = 0
         self.batcher: Batcher[Outcome, None] = Batcher(
             send, max_items=_LIST_ITEMS, max_bytes=_LIST_BYTES, size_of=Outcome.ByteSize
         )
+
+
+class _Carried:
+    """A list that is being carried out.
+
+    Args:
+        outlet: where its outcomes go; None where nobody wants them.
+        until: when its handlers are to be done, on the loop's clock.
+    """
+
+    __slots__ = ("handed_over", "late", "outlet", "tasks", "until")
+
+    def __init__(self, outlet: _Outlet | None, until: float) -> None:
+        self.outlet = outlet
+        self.until = until
+        self.tasks: list[asyncio.Task[None]] = []
+        self.handed_over: list[asyncio.Future[None]] = []
+        self.late = False
+
+    def run_out(self) -> None:
+        """Its time is over: what is not done is stopped."""
+        self.late = True
+        for task in self.tasks:
+            task.cancel()
+
+    def ran_out(self) -> bool:
+        """Whether that, and nothing else, has cancelled the task that asks."""
+        task = asyncio.current_task()
+        return self.late and task is not None and task.uncancel() == 0
 
 
 def _outcome_of(command: Command, kind: transaction_pb2.OutcomeKind.ValueType, message: str) -> Outcome:

@@ -155,6 +155,23 @@ async def test_a_command_that_takes_too_long_is_a_retry_and_its_list_is_acknowle
             assert again.messages == 0  # nothing was delivered again
 
 
+async def test_a_command_that_took_too_long_is_carried_out_again_when_it_comes_again(
+    broker: RabbitMQ, name: str
+) -> None:
+    worker = Worker()
+    worker.hold()
+    async with (
+        manager(broker.url, name) as end,
+        consumer(broker.url, name, worker.handle, handler_timeout=0.2),
+    ):
+        end.courier.send([command("a", name), command("b", name)])
+        assert [(await end.outcome()).kind, (await end.outcome()).kind] == [RETRY, RETRY]
+        worker.release()
+        end.courier.send([command("a", name, attempt=2), command("b", name, attempt=2)])
+        assert [(await end.outcome()).kind, (await end.outcome()).kind] == [DONE, DONE]
+    assert sorted(worker.begun) == ["a", "a", "b", "b"]
+
+
 async def test_a_command_that_gets_no_turn_is_busy(broker: RabbitMQ, name: str) -> None:
     worker = Worker()
     worker.hold()
