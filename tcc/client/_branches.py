@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Self, TypeVar, cast
+from typing import Any, Final, Generic, NoReturn, Self, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -20,6 +20,7 @@ from tcc.actions import Action, action_of, actions_of
 from tcc.client._limits import check_timeout
 from tcc.errors import UsageError
 from tcc.ids import problem_with_id
+from tcc.streams import varint
 from tcc.v1 import manager_pb2, transaction_pb2
 
 RequestT = TypeVar("RequestT")
@@ -64,24 +65,32 @@ class Branch(Generic[ReplyT]):
         """The Try's reply message from its bytes."""
         return self._deserialize(data)
 
-    def write_to(self, message: manager_pb2.PlannedBranch) -> None:
-        """Fills in an empty message for the manager: the same for the same branch, always."""
-        message.participant = self.participant
-        message.methods.CopyFrom(_methods(self.action))
-        message.request = self.request
-        if self.step:
-            message.step = self.step
+    def serialised(self) -> bytes:
+        """The bytes of a `PlannedBranch` for the manager: the same for the same branch, always."""
+        request = self.request
+        told = _constant(self.action, self.participant) + _REQUEST + varint(len(request)) + request
+        return told + self._particulars() if self.step or self.timeout is not None or self.metadata else told
+
+    def _particulars(self) -> bytes:
+        """What most branches have not."""
+        message = manager_pb2.PlannedBranch(step=self.step)
         if self.timeout is not None:
             message.try_timeout.FromNanoseconds(round(self.timeout * 1e9))
         for key, value in self.metadata:
             message.metadata.add(key=key, value=value if isinstance(value, bytes) else value.encode())
+        return message.SerializeToString()
 
 
-@cache
-def _methods(action: Action) -> transaction_pb2.Methods:
-    return transaction_pb2.Methods(
+_REQUEST: Final = varint(manager_pb2.PlannedBranch.DESCRIPTOR.fields_by_name["request"].number << 3 | 2)
+
+
+@lru_cache(4096)
+def _constant(action: Action, participant: str) -> bytes:
+    """What is the same for all branches of an action."""
+    methods = transaction_pb2.Methods(
         try_method=action.try_method, confirm_method=action.confirm_method, cancel_method=action.cancel_method
     )
+    return manager_pb2.PlannedBranch(participant=participant, methods=methods).SerializeToString()
 
 
 class BranchChannel(grpc.aio.Channel):

@@ -31,25 +31,31 @@ class Executed(Generic[RepliesT]):
         self.state = state_of(message)
         self._message = message
         self._calls = calls
+        self._replies: RepliesT | None = None
 
     def __repr__(self) -> str:
         return f"<transaction {self.gid} {self.state.name}>"
 
-    @cached_property
+    @property
     def replies(self) -> RepliesT:
         """The Tries' replies, in the order of the calls.
 
         Raises:
             ManagerError: NOT_FOUND, where this answer repeats one so old that the manager keeps only the decision.
         """
+        if self._replies is None:
+            self._replies = self._read()
+        return self._replies
+
+    def _read(self) -> RepliesT:
         branches = self._message.branches
         if len(branches) != len(self._calls):
             raise ManagerError(
                 grpc.StatusCode.NOT_FOUND,
                 f"transaction {self.gid} is confirmed, but so long ago that its replies are no longer kept",
             )
-        replies = tuple(call.branch.reply(branch.try_reply) for call, branch in zip(self._calls, branches, strict=True))
-        return cast("RepliesT", replies)
+        replies = [call.branch.reply(branch.try_reply) for call, branch in zip(self._calls, branches, strict=True)]
+        return cast("RepliesT", tuple(replies))
 
     @cached_property
     def branches(self) -> tuple[BranchView, ...]:

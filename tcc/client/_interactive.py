@@ -165,9 +165,9 @@ class Transaction:
     async def _reserve(self, branch: Branch[ReplyT], step: str) -> tuple[ReplyT, grpc.aio.Metadata]:
         line = self._line
         request = manager_pb2.TryRequest(gid=self.gid)
-        branch.write_to(request.branch)
+        request.branch.MergeFromString(branch.serialised())
         request.branch.step = step
-        check_size(request, self.gid)
+        check_size(request.ByteSize(), self.gid)
         allowed = self._left() if branch.timeout is None else min(branch.timeout, self._left())
 
         def again(error: grpc.aio.AioRpcError) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from google.protobuf.message import Message
-
 from tcc.errors import UsageError
 
 LONGEST = 1e9
@@ -27,13 +25,15 @@ def check_timeout(timeout: float, of: str = "") -> None:
         raise UsageError(f"{subject}={timeout} is no time that a call can take: give seconds above 0")
 
 
-def check_size(request: Message, gid: str) -> None:
+def check_size(size: int, gid: str) -> None:
     """Refuse a request that gRPC would not carry to any manager.
+
+    Args:
+        size: of the request, in bytes.
 
     Raises:
         UsageError: it is too large.
     """
-    size = request.ByteSize()
     if size > MESSAGE_BYTES:
         raise UsageError(
             f"the request for transaction {gid} has {size} bytes, and a manager takes at most {MESSAGE_BYTES}: keep "

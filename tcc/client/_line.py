@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc.aio
 
 from tcc.client import _mapping
 from tcc.client._repeat import Answered, NoAnswer, NothingSent, Pace, repeated
-from tcc.client._transport import CallMetadata, Transport, trace_context
+from tcc.client._transport import Transport
 from tcc.errors import ManagerUnavailable, OutcomeUnknown
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
-Attempt = Callable[[RequestT, float, CallMetadata], Awaitable[ResponseT]]
+Attempt = Callable[[RequestT, float], Awaitable[ResponseT]]
 
 
 class Line:
@@ -112,7 +112,7 @@ class Line:
         except Answered as answered:
             raise _mapping.manager_error(answered.error) from answered.error
 
-    async def repeat(
+    def repeat(
         self,
         attempt: Attempt[RequestT, ResponseT],
         request: RequestT,
@@ -120,12 +120,11 @@ class Line:
         again: Callable[[grpc.aio.AioRpcError], bool],
         *,
         connect: float | None = None,
-    ) -> ResponseT:
-        """`repeated`, over this line and in the current trace."""
-        return await repeated(
+    ) -> Coroutine[Any, Any, ResponseT]:
+        """`repeated`, over this line."""
+        return repeated(
             attempt,
             request,
-            trace_context(),
             transport=self.transport,
             allowed=allowed,
             connect=min(self.connect, allowed) if connect is None else connect,

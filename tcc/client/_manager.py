@@ -259,11 +259,8 @@ class Manager:
         check_timeout(timeout)
         gid = _checked(gid)
         planned = _plan.claim(calls, gid)
-        request = manager_pb2.ExecuteRequest(gid=gid, name=name, wait=wire_wait(wait))
-        request.timeout.FromNanoseconds(round(timeout * 1e9))
-        for call in planned:
-            call.branch.write_to(request.branches.add())
-        check_size(request, gid)
+        request = _plan.serialised(gid, name, planned, timeout, wait)
+        check_size(len(request), gid)
         line = self._open_line()
         response = await line.write(gid, line.transport.execute, request, timeout + line.margin)
         if response.transaction.state == transaction_pb2.STATE_MIXED:

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Generic, Never, NoReturn, TypeVar
+from functools import lru_cache
+from typing import Any, Final, Generic, Never, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
 
+from tcc import wire
 from tcc.client._branches import Branch, BranchChannel
+from tcc.client._views import Wait, wire_wait
 from tcc.errors import NeverExecutedWarning, UsageError
+from tcc.streams import varint
+from tcc.v1 import manager_pb2
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -113,6 +118,26 @@ class PlanChannel(BranchChannel):
 
 plan = PlanChannel()
 """The channel for planning: `AccountsStub(tcc.plan).TryDebit(request)` names a branch and sends nothing."""
+
+
+def serialised(gid: str, name: str, calls: Sequence[PlannedCall[Any, Any]], timeout: float, wait: Wait) -> bytes:
+    """The bytes of the `ExecuteRequest` of these calls: put together, so that no branch is copied into its place."""
+    parts = [
+        manager_pb2.ExecuteRequest(gid=gid, name=name, wait=wire_wait(wait)).SerializeToString(),
+        _timeout(timeout),
+    ]
+    for call in calls:
+        branch = call.branch.serialised()
+        parts += (_BRANCHES, varint(len(branch)), branch)
+    return b"".join(parts)
+
+
+_BRANCHES: Final = varint(manager_pb2.ExecuteRequest.DESCRIPTOR.fields_by_name["branches"].number << 3 | 2)
+
+
+@lru_cache(128)
+def _timeout(timeout: float) -> bytes:
+    return manager_pb2.ExecuteRequest(timeout=wire.seconds(timeout)).SerializeToString()
 
 
 def take(calls: Sequence[object]) -> list[PlannedCall[Any, Any]]:

@@ -6,14 +6,16 @@ with says nothing of a plan, so it is UNAVAILABLE to all that were on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from operator import attrgetter
 from typing import Final, TypeAlias
 
 import grpc
 import grpc.aio
 
 from tcc import wire
-from tcc.streams import ListStream, StreamEnded
+from tcc.streams import ListStream, StreamEnded, varint
 from tcc.tracing import TraceParent
 from tcc.v1 import manager_pb2 as pb
 
@@ -35,8 +37,11 @@ class Plans:
         """Whether it is worth trying."""
         return self._stream.offered
 
-    async def execute(self, request: pb.ExecuteRequest, timeout: float, trace: TraceParent) -> pb.ExecuteResponse:
+    async def execute(self, request: bytes, timeout: float, trace: TraceParent) -> pb.ExecuteResponse:
         """One attempt of one plan.
+
+        Args:
+            request: serialised.
 
         Raises:
             NotOffered: call Execute instead.
@@ -44,13 +49,9 @@ class Plans:
             grpc.aio.UsageError: closed meanwhile.
         """
         self._count = number = self._count + 1
-        item = pb.ExecuteStreamRequest.Item(id=number, request=request)
-        item.timeout.seconds = seconds = int(timeout)
-        item.timeout.nanos = int((timeout - seconds) * 1e9)
-        for key, value in trace.metadata():
-            item.metadata.add(key=key, value=value.encode())
+        head = _ID + varint(number) + _timeout(round(timeout, 3)) + _REQUEST + varint(len(request))
         try:
-            answer = await self._stream.ask(number, item.SerializeToString(), timeout)
+            answer = await self._stream.ask(number, head + request + (_trace(trace) if trace.parent else b""), timeout)
         except TimeoutError:
             raise _status(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {timeout:g} s", b"") from None
         except StreamEnded as ended:
@@ -69,8 +70,31 @@ class Plans:
         await self._stream.close()
 
 
+# An item is put together from parts, as protobuf allows, so that no message is made that is only serialised again.
+
+_Item = pb.ExecuteStreamRequest.Item
+_ID: Final = varint(_Item.DESCRIPTOR.fields_by_name["id"].number << 3)
+_REQUEST: Final = varint(_Item.DESCRIPTOR.fields_by_name["request"].number << 3 | 2)  # with a length
+
+
+@lru_cache(128)
+def _timeout(timeout: float) -> bytes:
+    return _Item(timeout=wire.seconds(timeout)).SerializeToString()
+
+
+def _trace(trace: TraceParent) -> bytes:
+    item = _Item()
+    for key, value in trace.metadata():
+        item.metadata.add(key=key, value=value.encode())
+    return item.SerializeToString()
+
+
+_id: Callable[[pb.ExecuteStreamResponse.Item], int] = attrgetter("id")
+
+
 def _answers(message: pb.ExecuteStreamResponse) -> Iterable[tuple[int, pb.ExecuteStreamResponse.Item]]:
-    return ((item.id, item) for item in message.items)
+    items = list(message.items)
+    return zip(map(_id, items), items, strict=True)
 
 
 def _status(code: grpc.StatusCode, message: str, details: bytes) -> grpc.aio.AioRpcError:

@@ -17,7 +17,7 @@ import grpc.aio
 
 from tcc import wire
 from tcc.client._mapping import status_details
-from tcc.client._transport import CallMetadata, Transport
+from tcc.client._transport import Transport
 from tcc.errors import UsageError
 
 RequestT = TypeVar("RequestT")
@@ -60,9 +60,8 @@ class Pace:
 
 
 async def repeated(
-    attempt: Callable[[RequestT, float, CallMetadata], Awaitable[ResponseT]],
+    attempt: Callable[[RequestT, float], Awaitable[ResponseT]],
     request: RequestT,
-    metadata: CallMetadata,
     *,
     transport: Transport,
     allowed: float,
@@ -75,7 +74,6 @@ async def repeated(
     Args:
         attempt: makes one attempt within the seconds that it is given.
         request: the same for all attempts.
-        metadata: the same for all attempts.
         transport: says when the connection is ready.
         allowed: seconds from the first attempt until the last is given up.
         connect: seconds that the first attempt may wait for a connection.
@@ -88,7 +86,7 @@ async def repeated(
         Answered: a status that is not to be repeated, or one that says each time that nothing was begun.
         UsageError: the Manager was closed before anything was sent.
     """
-    if not await transport.ready(connect):
+    if not transport.is_ready() and not await transport.ready(connect):
         raise NothingSent
     clock = asyncio.get_running_loop().time
     end = clock() + allowed
@@ -99,7 +97,7 @@ async def repeated(
         if count and not await _ready_again(transport, left):
             break
         try:
-            return await attempt(request, max(end - clock(), 0.001), metadata)
+            return await attempt(request, max(end - clock(), 0.001))
         except grpc.aio.AioRpcError as error:
             if not again(error):
                 raise Answered(error, doubtful) from error

@@ -94,6 +94,11 @@ class Transport:
         """Nothing is sent any more."""
         return self._closed
 
+    def is_ready(self) -> bool:
+        """The connection stands now; if it does not, it is being made."""
+        state = grpc.ChannelConnectivity.SHUTDOWN if self._closed else self._channel.get_state(try_to_connect=True)
+        return state is grpc.ChannelConnectivity.READY
+
     async def ready(self, timeout: float) -> bool:
         """Waits until the connection stands, at most `timeout` seconds; says whether it does.
 
@@ -114,68 +119,62 @@ class Transport:
             raise UsageError("this Manager was closed") from error
         return True
 
-    async def execute(
-        self, request: manager_pb2.ExecuteRequest, timeout: float, metadata: CallMetadata
-    ) -> manager_pb2.ExecuteResponse:
-        """One attempt of Execute."""
+    async def execute(self, request: bytes, timeout: float) -> manager_pb2.ExecuteResponse:
+        """One attempt of Execute.
+
+        Args:
+            request: serialised, since it leaves inside a list.
+        """
         if self._plans is not None and self._plans.offered:
             try:
                 return await self._planned(self._plans, request, timeout)
             except NotOffered:
                 pass  # the manager did not look at it
-        return (await self._attempt(self._stub.Execute, "Execute", request, timeout, metadata))[0]
+        message = manager_pb2.ExecuteRequest.FromString(request)
+        return (await self._attempt(self._stub.Execute, "Execute", message, timeout))[0]
 
-    async def begin(
-        self, request: manager_pb2.BeginRequest, timeout: float, metadata: CallMetadata
-    ) -> manager_pb2.BeginResponse:
+    async def begin(self, request: manager_pb2.BeginRequest, timeout: float) -> manager_pb2.BeginResponse:
         """One attempt of Begin."""
-        return (await self._attempt(self._stub.Begin, "Begin", request, timeout, metadata))[0]
+        return (await self._attempt(self._stub.Begin, "Begin", request, timeout))[0]
 
     async def attempt_try(
         self,
         request: manager_pb2.TryRequest,
         timeout: float,
-        metadata: CallMetadata,
         *,
         parent: TraceParent | None = None,
     ) -> tuple[manager_pb2.TryResponse, grpc.aio.Metadata]:
         """One attempt of Try; its reply and the participant's trailing metadata."""
-        response, call = await self._attempt(self._stub.Try, "Try", request, timeout, metadata, parent)
+        response, call = await self._attempt(self._stub.Try, "Try", request, timeout, parent)
         return response, await call.trailing_metadata()
 
     async def confirm(
         self,
         request: manager_pb2.ConfirmRequest,
         timeout: float,
-        metadata: CallMetadata,
         *,
         parent: TraceParent | None = None,
     ) -> manager_pb2.ConfirmResponse:
         """One attempt of Confirm."""
-        return (await self._attempt(self._stub.Confirm, "Confirm", request, timeout, metadata, parent))[0]
+        return (await self._attempt(self._stub.Confirm, "Confirm", request, timeout, parent))[0]
 
     async def cancel(
         self,
         request: manager_pb2.CancelRequest,
         timeout: float,
-        metadata: CallMetadata,
         *,
         parent: TraceParent | None = None,
     ) -> manager_pb2.CancelResponse:
         """One attempt of Cancel."""
-        return (await self._attempt(self._stub.Cancel, "Cancel", request, timeout, metadata, parent))[0]
+        return (await self._attempt(self._stub.Cancel, "Cancel", request, timeout, parent))[0]
 
-    async def get(
-        self, request: manager_pb2.GetRequest, timeout: float, metadata: CallMetadata
-    ) -> manager_pb2.GetResponse:
+    async def get(self, request: manager_pb2.GetRequest, timeout: float) -> manager_pb2.GetResponse:
         """One attempt of Get."""
-        return (await self._attempt(self._stub.Get, "Get", request, timeout, metadata))[0]
+        return (await self._attempt(self._stub.Get, "Get", request, timeout))[0]
 
-    async def list(
-        self, request: manager_pb2.ListRequest, timeout: float, metadata: CallMetadata
-    ) -> manager_pb2.ListResponse:
+    async def list(self, request: manager_pb2.ListRequest, timeout: float) -> manager_pb2.ListResponse:
         """One attempt of List."""
-        return (await self._attempt(self._stub.List, "List", request, timeout, metadata))[0]
+        return (await self._attempt(self._stub.List, "List", request, timeout))[0]
 
     async def watch(
         self, request: manager_pb2.WatchRequest, metadata: CallMetadata
@@ -188,10 +187,12 @@ class Transport:
         finally:
             call.cancel()
 
-    async def _planned(
-        self, plans: Plans, request: manager_pb2.ExecuteRequest, timeout: float
-    ) -> manager_pb2.ExecuteResponse:
-        with self._tracing.call(f"/{_SERVICE}/Execute", TraceParent.current(), Tags(gid=request.gid)) as span:
+    async def _planned(self, plans: Plans, request: bytes, timeout: float) -> manager_pb2.ExecuteResponse:
+        here = TraceParent.current()
+        if self._tracing.drops(here):
+            return await plans.execute(request, timeout, here)
+        gid = manager_pb2.ExecuteRequest.FromString(request).gid
+        with self._tracing.call(f"/{_SERVICE}/Execute", here, Tags(gid=gid)) as span:
             try:
                 response = await plans.execute(request, timeout, span.trace)
             except grpc.aio.AioRpcError as error:
@@ -206,7 +207,6 @@ class Transport:
         name: str,
         request: _Request,
         timeout: float,
-        metadata: CallMetadata,
         parent: TraceParent | None = None,
     ) -> tuple[_Response, grpc.aio.UnaryUnaryCall[_Request, _Response]]:
         gid: str = getattr(request, "gid", "")
@@ -214,7 +214,7 @@ class Transport:
         if not here.parent and parent is not None:
             here = parent  # nobody traces here: the call still belongs to the trace that its transaction has
         with self._tracing.call(f"/{_SERVICE}/{name}", here, Tags(gid=gid)) as span:
-            others = tuple(entry for entry in metadata or () if entry[0] not in _TRACE_KEYS)
+            others = tuple(entry for entry in trace_context() or () if entry[0] not in _TRACE_KEYS)
             call = method(request, timeout=timeout, metadata=(*others, *span.trace.metadata()) or None)
             try:
                 response = await call

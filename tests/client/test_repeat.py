@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tcc import wire
 from tcc.client._repeat import Pace, repeated
-from tcc.client._transport import CallMetadata, Transport
+from tcc.client._transport import Transport
 
 AT_ONCE = Pace(first=0.0, cap=0.0)
 
@@ -25,7 +25,7 @@ class Flaky:
         self.details = details
         self.times: list[float] = []
 
-    async def __call__(self, request: str, timeout: float, metadata: CallMetadata) -> str:
+    async def __call__(self, request: str, timeout: float) -> str:
         self.times.append(asyncio.get_running_loop().time())
         if len(self.times) <= self.failures:
             trailers = grpc.aio.Metadata((wire.STATUS_DETAILS, self.details))
@@ -63,7 +63,6 @@ async def send(flaky: Flaky, connection: Connection) -> str:
     return await repeated(
         flaky,
         "request",
-        None,
         transport=Transport(None, None, (), connection),
         allowed=30.0,
         connect=1.0,
