@@ -84,6 +84,12 @@ def begin(
     """
     at = circumstance.at
     deadline = at.mono + timeout
+    branches = []
+    effects: list[Effect] = []
+    for position, ask in enumerate(asks or ()):
+        until = _try_deadline(ask, at.mono, deadline)
+        branches.append(Branch(ask, try_deadline=until, try_attempts=1, try_in_flight=1, try_sent_at=at.wall))
+        effects.append(SendTry(position, 1, min(policy.try_attempt_timeout, until - at.mono)))
     tx = Transaction(
         key=key,
         name=name,
@@ -94,14 +100,10 @@ def begin(
         deadline=deadline,
         traceparent=trace[0],
         tracestate=trace[1],
-        branches=tuple(Branch(ask, try_deadline=_try_deadline(ask, at.mono, deadline)) for ask in asks or ()),
+        version=1,
+        branches=tuple(branches),
     )
-    turn = _Turn(tx, circumstance, policy)
-    turn.draft = Draft.new(tx)
-    for position in range(len(tx.branches)):
-        turn.send_try(position)
-    turn.write = Write.BODY
-    return turn.answer(0)
+    return Answer(tx, (), effects, Write.BODY, at, 0, next_wake(tx, policy))
 
 
 def decide(tx: Transaction, signals: Iterable[Signal], circumstance: Circumstance, policy: Policy) -> Answer:
@@ -161,11 +163,11 @@ class _Turn:
     Each event changes `tx` and the branches in it: whoever needs something of before must take it before `record`.
     """
 
-    __slots__ = ("_dice", "_replica", "at", "draft", "effects", "events", "policy", "tx", "write")
+    __slots__ = ("_dice", "_draft", "_replica", "at", "effects", "events", "policy", "tx", "write")
 
     def __init__(self, tx: Transaction, circumstance: Circumstance, policy: Policy) -> None:
         self.tx = tx
-        self.draft: Draft | None = None
+        self._draft: Draft | None = None
         self.policy = policy
         self.events: list[Event] = []
         self.effects: list[Effect] = []
@@ -181,17 +183,16 @@ class _Turn:
         return Answer(tx, self.events, self.effects, self.write, self.at, answered, next_wake(tx, self.policy))
 
     def record(self, event: Event, write: Write = Write.NOTHING) -> None:
-        draft = self.draft or self._drafted()
-        draft.apply(event)
+        (self._draft or self._drafted()).apply(event)
         self.events.append(event)
         if write > self.write:
             self.write = write
 
     def _drafted(self) -> Draft:
-        if self.draft is None:
-            self.draft = Draft(self.tx)
-            self.tx = self.draft.tx
-        return self.draft
+        if self._draft is None:
+            self._draft = Draft(self.tx)
+            self.tx = self._draft.tx
+        return self._draft
 
     def dice(self, position: int) -> float:
         # One throw for many branches: multiples of an irrational number spread evenly.
@@ -253,7 +254,10 @@ class _Turn:
             self._decide(Decision.CANCEL, CancelReason.REFUSED)
         elif branch.reservation is Reservation.UNKNOWN and branch.try_due is None:
             self._decide(Decision.CANCEL, CancelReason.DEADLINE)
-        elif all(other.reservation is Reservation.RESERVED for other in tx.branches):
+        else:
+            for other in tx.branches:
+                if other.reservation is not Reservation.RESERVED:
+                    return
             self._decide_confirm()
 
     # Deciding
@@ -284,12 +288,13 @@ class _Turn:
         self._decide(Decision.CONFIRM, CancelReason.NONE)
 
     def _decide(self, decision: Decision, reason: CancelReason, text: str = "") -> None:
-        self.record(Decided(decision, reason, self.at, text or self._why(reason)), Write.BODY)
+        due = self.at.mono + self.policy.answer_wait(0)
+        self.record(Decided(decision, reason, self.at, text or self._why(reason), due), Write.BODY)
         if decision is Decision.CANCEL:
             self.effects = [DropTries()]  # a Try that has not left stays here
         for position, branch in enumerate(self.tx.branches):
             if branch.settlement is Settlement.OPEN:
-                self.send_command(position, 0)
+                self.effects.append(SendCommand(position, branch.attempts))
         self._finish_if_settled()
 
     def _why(self, reason: CancelReason) -> str:
@@ -341,10 +346,11 @@ class _Turn:
         return Write.PROGRESS if is_old else Write.NOTHING
 
     def _finish_if_settled(self) -> None:
-        settlements = {branch.settlement for branch in self.tx.branches}
-        if Settlement.OPEN in settlements:
-            return
-        mixed = Settlement.CONTRADICTED in settlements
+        mixed = False
+        for branch in self.tx.branches:
+            if branch.settlement is Settlement.OPEN:
+                return
+            mixed = mixed or branch.settlement is Settlement.CONTRADICTED
         if mixed:
             self._note_contradiction()
         self.record(Finished(State.MIXED if mixed else rules.FINISHED[self.tx.state], self.at.wall), Write.PROGRESS)

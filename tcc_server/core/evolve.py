@@ -57,14 +57,6 @@ class Draft:
         self.tx = tx.copied()
         self._own: set[int] = set()
 
-    @classmethod
-    def new(cls, tx: Transaction) -> Draft:
-        """Of a transaction just made, which nobody else has seen: it is changed itself."""
-        draft = cls.__new__(cls)
-        draft.tx = tx
-        draft._own = set(range(len(tx.branches)))
-        return draft
-
     def apply(self, event: Event) -> None:
         """Change what the event changes."""
         _CHANGES[type(event)](self, event)
@@ -127,13 +119,19 @@ def _decided(draft: Draft, event: Decided) -> None:
         owed = rules.OWED[event.decision, before.reservation]
         if owed is None:
             raise AssertionError(f"decided {event.decision} over step {before.ask.step}: {before.reservation.name}")
-        is_open = owed is Settlement.OPEN
         branch = draft.branch(position)
         branch.settlement = owed
-        branch.due = event.at.mono if is_open else None
-        branch.settled_at = 0.0 if is_open else event.at.wall
         branch.try_due = None
         branch.try_in_flight = 0
+        if owed is Settlement.OPEN:
+            branch.attempts += 1
+            branch.unanswered = 0
+            branch.waiting = True
+            branch.due = event.due
+            branch.sent_at = event.at.wall
+        else:
+            branch.due = None
+            branch.settled_at = event.at.wall
     tx.state = rules.DECIDED[event.decision]
     tx.cancel_reason = event.reason
     tx.decided_at = event.at.wall

@@ -142,7 +142,7 @@ class Enlisted:
 
 @dataclass(slots=True)
 class TrySent:
-    """An attempt of a Try leaves."""
+    """An attempt of a Try leaves; those of a plan's begin need no event."""
 
     position: int
     at: float
@@ -180,17 +180,22 @@ class ConfirmWanted:
 
 @dataclass(slots=True)
 class Decided:
-    """The decision, for ever."""
+    """The decision, for ever. The first commands of all branches that are owed one leave.
+
+    Attributes:
+        due: when to send them again should no outcome come.
+    """
 
     decision: Decision
     reason: CancelReason
     at: Moment
     text: str
+    due: float
 
 
 @dataclass(slots=True)
 class CommandSent:
-    """A command leaves.
+    """A command leaves once more.
 
     Attributes:
         due: when to send it again should no outcome come.

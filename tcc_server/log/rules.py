@@ -49,8 +49,9 @@ def problem_with(row: Row) -> str | None:
         return f"transaction {gid} has a write_id that is not 16 bytes of its own"
     if (row.wake_at is None) is not row.state.is_final:
         return f"transaction {gid} is {row.state.value} with wake_at {row.wake_at}: only a final state has none"
-    times = (row.begun_at, row.wake_at, row.decided_at, row.finished_at)
-    if not all(at is None or math.isfinite(at) for at in times):
+    # What is no number makes no number of the sum.
+    if not math.isfinite(row.begun_at + (row.wake_at or 0.0) + (row.decided_at or 0.0) + (row.finished_at or 0.0)):
+        times = (row.begun_at, row.wake_at, row.decided_at, row.finished_at)
         return f"transaction {gid} has a time that is no number: {times}"
     try:
         f"{row.key.namespace}{gid}{row.name}".encode()

@@ -16,9 +16,9 @@ READER = 1
 """The row format that this version reads and writes. Rows with a higher `min_reader` are left alone."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
-    """A transaction as stored.
+    """A transaction as stored. Nobody changes one; it is not declared frozen because frozen ones are dear to make.
 
     Attributes:
         version: 1 for a new row, else one more than the stored version that it replaces.
