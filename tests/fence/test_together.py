@@ -8,7 +8,21 @@ from datetime import datetime
 
 import grpc
 import pytest
-from sqlalchemy import Column, DateTime, MetaData, String, Table, bindparam, event, insert, select, text, update
+from sqlalchemy import (
+    Column,
+    DateTime,
+    Executable,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    delete,
+    event,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import IntegrityError, StatementError
 
 import tcc
@@ -252,6 +266,34 @@ async def test_a_handler_that_waits_too_briefly_for_the_others_has_not_done_it(f
     assert (await amounts(fence))["a"] == 90
 
 
+async def test_what_was_done_for_a_handler_that_gave_up_is_undone(fence: SharingFence) -> None:
+    limits: list[asyncio.Timeout] = []
+
+    async def gives_up(_: Record | None) -> bytes:
+        try:
+            async with asyncio.timeout(None) as limit:
+                limits.append(limit)
+                await fence.first(TAKE, account="a", cents=1)
+        except TimeoutError:
+            return b"gave up"
+        return b"taken"
+
+    async def is_first(_: Record | None) -> bytes:
+        await fence.first(TAKE, account="a", cents=10)
+        if not limits[0].expired():  # what both asked for is done by now
+            limits[0].reschedule(0)
+            fired = asyncio.Event()
+            asyncio.get_running_loop().call_soon(fired.set)
+            await fired.wait()
+            assert limits[0].expired()
+        return b""
+
+    ends = await in_one_list(fence, [(of("g-0"), is_first), (of("g-1"), gives_up)])
+    assert replies(ends) == [b"", b"taken"]  # when it was made again
+    assert (await amounts(fence))["a"] == 89
+    assert fence.alone == 2
+
+
 async def test_whoever_waits_cannot_use_the_transaction(fence: SharingFence) -> None:
     problems: list[BaseException] = []
     found = asyncio.Event()
@@ -319,27 +361,55 @@ async def test_outside_of_a_handler_there_is_no_transaction_for_it(fence: Sharin
         await fence.first(LOOK, effect="x")
 
 
-async def test_values_are_those_that_the_session_gives(fence: SharingFence) -> None:
-    times = Table("times", MetaData(), Column("name", String, primary_key=True), Column("at", DateTime))
+TIMES = Table("times", MetaData(), Column("name", String, primary_key=True), Column("at", DateTime))
+AT = datetime(2026, 11, 22, 18, 30)  # noqa: DTZ001  as the column has it
+
+
+@pytest.mark.parametrize(
+    ("statement", "given", "expected"),
+    [
+        (insert(TIMES).values(name="new", at=bindparam("since")).returning(TIMES.c.name), {"since": AT}, ("new",)),
+        (select(TIMES.c.at).where(TIMES.c.name == bindparam("known")), {"known": "old"}, (AT,)),
+        (select(TIMES.c.name).where(TIMES.c.at == bindparam("since")), {"since": AT}, ("old",)),
+        (
+            select(TIMES.c.name).where(TIMES.c.name.in_(bindparam("names", expanding=True))),
+            {"names": ["old"]},
+            ("old",),
+        ),
+        (select(TIMES.c.name).where(TIMES.c.name == bindparam("known", callable_=lambda: "old")), {}, ("old",)),
+        (insert(TIMES).returning(TIMES.c.name), {"name": "new"}, ("new",)),
+        (update(TIMES).where(TIMES.c.name == "old").values(name="new").returning(TIMES.c.name), {}, ("new",)),
+        (delete(TIMES).where(TIMES.c.name == "none").returning(TIMES.c.name), {}, None),
+        (text("SELECT name FROM times WHERE name = :known"), {"known": "old"}, ("old",)),
+    ],
+    ids=str,
+)
+async def test_a_row_is_the_one_that_the_session_gives(
+    fence: SharingFence, statement: Executable, given: dict[str, object], expected: object
+) -> None:
     async with fence.begin() as connection:
-        await connection.run_sync(times.metadata.create_all)
-    at = datetime(2026, 11, 22, 18, 30)  # noqa: DTZ001  as the column has it
-    put = insert(times).values(name=bindparam("known_as"), at=bindparam("since")).returning(times.c.at)
-    any_of = select(EFFECTS.c.name).where(EFFECTS.c.name.in_(bindparam("names", expanding=True)))
+        await connection.run_sync(TIMES.metadata.create_all)
+        await connection.execute(insert(TIMES).values(name="old", at=AT))
     seen: list[object] = []
 
-    def body(name: str) -> Body:
-        async def body(_: Record | None) -> bytes:
-            seen.append(await fence.first(put, known_as=name, since=at))
-            seen.append(await fence.first(any_of, names=["x", "z"]))
-            seen.append(await fence.first(text("SELECT 7")))
-            return b""
+    async def body(_: Record | None) -> bytes:
+        seen.append(await fence.first(statement, **given))
+        return b""
 
-        return body
+    ends = await in_one_list(fence, [(of("g-0"), take(fence, 1)), (of("g-1"), body), (of("g-2"), take(fence, 1))])
+    assert replies(ends) == [b"99", b"", b"98"]
+    assert seen == [expected]
+    assert (fence.lists, fence.alone) == ([3], 0)
 
-    await fence.visit(of("x"), write(fence, "x"))
-    await in_one_list(fence, [(of("g-0"), body("a")), (of("g-1"), body("b"))])
-    assert seen == [(at,), ("x",), (7,)] * 2
+
+async def test_a_task_of_a_handlers_own_may_ask_too(fence: SharingFence) -> None:
+    async def body(_: Record | None) -> bytes:
+        left = await asyncio.create_task(fence.first(TAKE, account="a", cents=1))
+        return str(left and left[0]).encode()
+
+    ends = await in_one_list(fence, [(of("g-0"), body), (of("g-1"), take(fence, 1)), (of("g-2"), body)])
+    assert sorted(replies(ends), key=str) == [b"97", b"98", b"99"]
+    assert (fence.lists, fence.alone) == ([3], 0)
 
 
 async def test_without_one_of_its_parameters_a_statement_does_not_run(fence: SharingFence) -> None:
