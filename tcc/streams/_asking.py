@@ -146,7 +146,7 @@ class ListStream(Generic[K, A]):
         max_bytes: of one list; an item larger than this goes alone.
 
     Attributes:
-        works: the server has answered here before.
+        works: the server has answered here, and has not said since that it has no such stream.
         lists: that were sent.
         items: that were sent in them.
     """
@@ -270,6 +270,7 @@ class ListStream(Generic[K, A]):
             why: Exception = ended
             if ended.code is grpc.StatusCode.UNIMPLEMENTED:
                 self._missing_until = asyncio.get_running_loop().time() + _ASK_AGAIN
+                self.works = False
                 why = NotOffered()
             for asked in left:
                 asked.answer(why)

@@ -19,7 +19,17 @@ from tcc.v1 import transaction_pb2 as pb
 from tcc.v1.manager_pb2 import ExecuteResponse, ExecuteStreamResponse
 from tcc_server.core import rules
 from tcc_server.core.decide import is_trying
-from tcc_server.core.model import Branch, Decision, Methods, Reservation, Settlement, State, Status, Transaction
+from tcc_server.core.model import (
+    Branch,
+    Decision,
+    Methods,
+    OutcomeKind,
+    Reservation,
+    Settlement,
+    State,
+    Status,
+    Transaction,
+)
 
 _STATE = {
     State.TRYING: pb.STATE_TRYING,
@@ -50,26 +60,17 @@ def transaction(tx: Transaction, *, with_branches: bool = True, with_payloads: b
 def serialised(tx: Transaction, *, with_branches: bool = True, with_payloads: bool = False) -> bytes:
     """The transaction as the bytes of its message."""
     decision = tx.decision
-    scalars = pb.Transaction(
-        namespace=tx.key.namespace,
-        gid=tx.key.gid,
-        state=_STATE[tx.state],
-        version=tx.version,
-        decision=_DECISION[decision],
-    )
-    if tx.name:
-        scalars.name = tx.name
-    if tx.traceparent:
-        scalars.traceparent = tx.traceparent
-    if tx.interactive:
-        scalars.interactive = True
-    if tx.attention:
-        scalars.attention = True
-    if tx.last_error:
-        scalars.last_error = tx.last_error
-    if tx.cancel_reason:
-        scalars.cancel_reason = pb.CancelReason.ValueType(tx.cancel_reason)
-    parts = [scalars.SerializeToString()]
+    gid = tx.key.gid.encode()
+    parts = [
+        _standing(
+            tx.key.namespace, tx.state, tx.version, decision, tx.cancel_reason, tx.interactive, tx.attention, tx.name
+        ),
+        _GID,
+        varint(len(gid)),
+        gid,
+    ]
+    if tx.traceparent or tx.last_error:
+        parts.append(pb.Transaction(traceparent=tx.traceparent, last_error=tx.last_error).SerializeToString())
     if tx.begun_at:
         parts += (_BEGUN_AT, _stamp(tx.begun_at))
     if tx.deadline_at:
@@ -140,24 +141,47 @@ def _stood_in_the_way(tx: Transaction, branch: Branch) -> bool:
     return tx.cancel_reason.name == "DEADLINE"
 
 
+@lru_cache(1024)
+def _standing(
+    namespace: str,
+    state: State,
+    version: int,
+    decision: Decision | None,
+    cancel_reason: int,
+    interactive: bool,
+    attention: bool,
+    name: str,
+) -> bytes:
+    """What many transactions have in common at the same point of their lives."""
+    return pb.Transaction(
+        namespace=namespace,
+        state=_STATE[state],
+        version=version,
+        decision=_DECISION[decision],
+        cancel_reason=pb.CancelReason.ValueType(cancel_reason),
+        interactive=interactive,
+        attention=attention,
+        name=name,
+    ).SerializeToString()
+
+
 def _branch(branch: Branch, command: pb.Phase.ValueType, with_payloads: bool) -> bytes:
     ask, status = branch.ask, branch.status
-    scalars = pb.Branch(try_result=_RESULT[branch.reservation], try_attempts=branch.try_attempts)
-    if branch.reservation is Reservation.REFUSED:
-        scalars.marked = True
+    parts = [
+        _asked(ask.step, ask.participant, ask.methods),
+        _counts(
+            branch.reservation,
+            branch.try_attempts,
+            pb.PHASE_UNSPECIFIED if branch.settlement is Settlement.NOTHING_OWED else command,
+            branch.attempts,
+            branch.failures,
+            branch.outcome,
+        ),
+    ]
     if with_payloads and branch.reply:
-        scalars.try_reply = branch.reply
-    if branch.settlement is not Settlement.NOTHING_OWED:
-        scalars.command = command
-    if branch.attempts:
-        scalars.command_attempts = branch.attempts
-    if branch.failures:
-        scalars.command_failures = branch.failures
-    if branch.outcome:
-        scalars.outcome = pb.OutcomeKind.ValueType(branch.outcome)
+        parts += (_TRY_REPLY, varint(len(branch.reply)), branch.reply)
     if branch.last_error:
-        scalars.last_error = branch.last_error
-    parts = [_asked(ask.step, ask.participant, ask.methods), scalars.SerializeToString()]
+        parts.append(pb.Branch(last_error=branch.last_error).SerializeToString())
     if status is not None:
         if status.code or status.message or status.details:
             said = _status(status).SerializeToString()
@@ -175,6 +199,27 @@ def _branch(branch: Branch, command: pb.Phase.ValueType, with_payloads: bool) ->
     if branch.settled_at:
         parts += (_SETTLED_AT, _stamp(branch.settled_at))
     return b"".join(parts)
+
+
+@lru_cache(1024)
+def _counts(
+    reservation: Reservation,
+    try_attempts: int,
+    command: pb.Phase.ValueType,
+    attempts: int,
+    failures: int,
+    outcome: OutcomeKind,
+) -> bytes:
+    """What is the same for most branches at the same point of their lives."""
+    return pb.Branch(
+        try_result=_RESULT[reservation],
+        marked=reservation is Reservation.REFUSED,
+        try_attempts=try_attempts,
+        command=command,
+        command_attempts=attempts,
+        command_failures=failures,
+        outcome=pb.OutcomeKind.ValueType(outcome),
+    ).SerializeToString()
 
 
 @lru_cache(4096)
@@ -235,6 +280,7 @@ _BRANCHES, _HISTORY = _tag(pb.Transaction, "branches"), _tag(pb.Transaction, "hi
 _TRY_SENT_AT, _TRY_ANSWERED_AT = _tag(pb.Branch, "try_sent_at"), _tag(pb.Branch, "try_answered_at")
 _COMMAND_SENT_AT, _SETTLED_AT = _tag(pb.Branch, "command_sent_at"), _tag(pb.Branch, "settled_at")
 _EXPIRES_AT, _TRY_STATUS = _tag(pb.Branch, "expires_at"), _tag(pb.Branch, "try_status")
+_GID, _TRY_REPLY = _tag(pb.Transaction, "gid"), _tag(pb.Branch, "try_reply")
 _TRY_OK = _TRY_STATUS + varint(0)  # there, and empty
 _TRANSACTION, _RESPONSE = _tag(ExecuteResponse, "transaction"), _tag(ExecuteStreamResponse.Item, "response")
 _ANSWER_ID = varint(ExecuteStreamResponse.Item.DESCRIPTOR.fields_by_name["id"].number << 3)

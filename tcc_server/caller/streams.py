@@ -41,13 +41,13 @@ class Streams:
 
     @property
     def take_tries(self) -> bool:
-        """Tries were answered here before, and none was turned away lately."""
-        return self._tries.works and self._tries.offered
+        """Tries were answered here before, and none was turned away since."""
+        return self._tries.works
 
     @property
     def take_commands(self) -> bool:
         """The same of commands."""
-        return self._commands.works and self._commands.offered
+        return self._commands.works
 
     async def attempt(self, call: TryCall, traceparent: str, tracestate: str) -> TryStreamResponse.Item:
         """One Try.
