@@ -122,22 +122,25 @@ plan = PlanChannel()
 
 def serialised(gid: str, name: str, calls: Sequence[PlannedCall[Any, Any]], timeout: float, wait: Wait) -> bytes:
     """The bytes of the `ExecuteRequest` of these calls: put together, so that no branch is copied into its place."""
-    parts = [
-        manager_pb2.ExecuteRequest(gid=gid, name=name, wait=wire_wait(wait)).SerializeToString(),
-        _timeout(timeout),
-    ]
+    told = gid.encode()
+    parts = [_constant(name, wait, timeout), _GID, varint(len(told)), told]
     for call in calls:
         branch = call.branch.serialised()
         parts += (_BRANCHES, varint(len(branch)), branch)
     return b"".join(parts)
 
 
-_BRANCHES: Final = varint(manager_pb2.ExecuteRequest.DESCRIPTOR.fields_by_name["branches"].number << 3 | 2)
+_FIELDS = manager_pb2.ExecuteRequest.DESCRIPTOR.fields_by_name
+_GID: Final = varint(_FIELDS["gid"].number << 3 | 2)  # with a length, as the branches
+_BRANCHES: Final = varint(_FIELDS["branches"].number << 3 | 2)
 
 
-@lru_cache(128)
-def _timeout(timeout: float) -> bytes:
-    return manager_pb2.ExecuteRequest(timeout=wire.seconds(timeout)).SerializeToString()
+@lru_cache(256)
+def _constant(name: str, wait: Wait, timeout: float) -> bytes:
+    """What is the same for many plans."""
+    return manager_pb2.ExecuteRequest(
+        name=name, wait=wire_wait(wait), timeout=wire.seconds(timeout)
+    ).SerializeToString()
 
 
 def take(calls: Sequence[object]) -> list[PlannedCall[Any, Any]]:
@@ -170,7 +173,7 @@ def claim(calls: Sequence[object], gid: str) -> list[PlannedCall[Any, Any]]:
     if len(set(steps)) != len(steps):
         raise UsageError(f"steps must differ, and these are {', '.join(steps)}: a call without one has its position")
     for call in planned:
-        if call._gid not in (None, gid):
+        if call._gid is not None and call._gid != gid:
             raise UsageError(
                 f"{call!r} was executed already: pass gid={call._gid!r} to repeat that transaction, or call the stub "
                 "again for a new one"
