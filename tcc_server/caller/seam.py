@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tcc.tracing import TraceParent
 from tcc_server.core.model import Ask, Key, Status
@@ -59,6 +59,7 @@ class Sent(Protocol):
         """Nobody waits for its end any more. It may have arrived."""
 
 
+@runtime_checkable
 class CallingBack(Caller, Protocol):
     """A Caller that can do without a future for each attempt, and without the turn of the loop that one takes."""
 

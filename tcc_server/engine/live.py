@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from tcc_server.caller.seam import TryReply
+from tcc_server.caller.seam import Sent
 from tcc_server.core.messages import Signal, TryAnswered
 from tcc_server.core.model import Ask, Key, Transaction
 
@@ -34,7 +34,7 @@ class Live:
         stirred: something came in that is about to be answered.
         writing: an append is under way; signals wait.
         wake: when the core wants to be woken, as far as that is durable.
-        tries: the attempts in flight.
+        tries: the attempts in flight, by step and number.
         enlisting: branches that were asked for and are not durable yet, by step.
         trailers: what participants sent behind their answer to a Try, by step, to be passed through.
     """
@@ -60,7 +60,7 @@ class Live:
         self.stirred = False
         self.writing = False
         self.wake: float | None = None
-        self.tries: set[asyncio.Future[TryReply]] = set()
+        self.tries: dict[tuple[str, int], Sent] = {}
         self.enlisting: dict[str, Ask] = {}
         self.trailers: dict[str, Sequence[tuple[str, str | bytes]]] = {}
         self.lost: Exception | None = None
@@ -124,5 +124,6 @@ class Live:
 
     def drop_tries(self) -> None:
         """Stop waiting for the attempts in flight; those that have not left stay here."""
-        for attempt in list(self.tries):
+        tries, self.tries = self.tries, {}
+        for attempt in tries.values():
             attempt.cancel()

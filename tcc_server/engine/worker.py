@@ -17,6 +17,7 @@ import structlog
 
 from tcc.tracing import TraceParent, Tracing
 from tcc.v1.participant_pb2 import Command
+from tcc_server.caller.calling_back import calling_back
 from tcc_server.caller.seam import Caller, TryCall, TryReply
 from tcc_server.clock import Clock, Ids, Rng
 from tcc_server.core.decide import decide
@@ -51,7 +52,6 @@ _T = TypeVar("_T")
 _SETTLE_FIRST, _SETTLE_MAX = 0.05, 1.0
 _REVIVE_AFTER = 5.0
 _OUT_OF_RANGE = 11
-_UNKNOWN = 2
 _LAST_WRITES = 1.5
 _STILL_OURS = 1.0
 _LEASE_LOST = "this manager lost its lease"
@@ -85,6 +85,7 @@ class Worker:
 
     def __init__(self, seams: Seams, policy: Policy, *, replica: str, payload_limit: int) -> None:
         self._seams = seams
+        self._caller = calling_back(seams.caller)
         self._policy = policy
         self._replica = replica
         self._payload_limit = payload_limit
@@ -322,20 +323,10 @@ class Worker:
         ask, attempt = tx.branches[effect.position].ask, effect.attempt
         trace = TraceParent(tx.traceparent, tx.tracestate)
         call = TryCall(live.key, ask, attempt, effect.timeout, tx.deadline_at, trace)
-        trying = _future(self._seams.caller.call(call))
-        live.tries.add(trying)
-        trying.add_done_callback(partial(self._tried, live, ask.step, attempt, sent))
+        live.tries[ask.step, attempt] = self._caller.send(call, partial(self._tried, live, ask.step, attempt, sent))
 
-    def _tried(self, live: Live, step: str, attempt: int, sent: Moment, trying: asyncio.Future[TryReply]) -> None:
-        live.tries.discard(trying)
-        if trying.cancelled():
-            return
-        error = trying.exception()
-        if error is None:
-            answer = trying.result()
-        else:
-            _log.error("caller_failed", gid=live.key.gid, step=step, exc_info=error)
-            answer = TryReply(Status(_UNKNOWN, "the manager failed at this call: its log says why"))
+    def _tried(self, live: Live, step: str, attempt: int, sent: Moment, answer: TryReply) -> None:
+        live.tries.pop((step, attempt), None)
         status = answer.status
         marked = answer.marked
         if answer.reply and live.held + len(answer.reply) > self._payload_limit:
