@@ -123,6 +123,8 @@ def varint(number: int) -> bytes:
 
 
 def _varint(number: int) -> bytes:
+    if 0x80 <= number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
     parts = bytearray()
     while number >= 0x80:
         parts.append(number & 0x7F | 0x80)

@@ -68,6 +68,10 @@ class Channels:
             found = self._streams[participant] = Streams(self._channels[participant])
         return found
 
+    def known_streams(self, participant: str) -> Streams | None:
+        """Those that were asked for before; None: ask for them."""
+        return self._streams.get(participant)
+
     def watch(self, ready: Callable[[str], None]) -> None:
         """Call `ready(participant)` each time a channel becomes ready again after it was lost."""
         for name, channel in self._channels.items():

@@ -21,7 +21,6 @@ from tcc.v1.participant_pb2 import Command, Outcome
 from tcc_server.caller import metadata
 from tcc_server.caller.channels import Channels
 from tcc_server.caller.seam import Sent
-from tcc_server.caller.streams import Streams
 
 _log = structlog.get_logger(__name__)
 
@@ -69,20 +68,14 @@ class CommandCaller:
         """As `call`, without waiting: `told` hears the outcome once, never from within this call, and not at all after
         `cancel` of what this gives back.
         """
-        streams = self._streams_to(command)
-        if streams is not None and self._tracing.drops(TraceParent(command.traceparent, command.tracestate)):
-            return streams.put_command(command, timeout, partial(_answered, command, timeout, told))
+        parent = TraceParent(command.traceparent, command.tracestate)
+        if self._streams and self._tracing.drops(parent):  # nearly always: no task, no span, no future
+            streams = self._channels.known_streams(command.participant)
+            if streams is not None and streams.take_commands:
+                return streams.put_command(command, timeout, partial(_answered, command, timeout, told))
         work = asyncio.ensure_future(self.call(command, timeout))
         work.add_done_callback(partial(_carried_out, command, told))
         return work
-
-    def _streams_to(self, command: Command) -> Streams | None:
-        """Those of its participant, if it is known to take commands in lists."""
-        try:
-            streams = self._channels.streams(command.participant)
-        except KeyError:
-            return None
-        return streams if self._streams and streams.take_commands else None
 
     async def _unary(self, command: Command, path: str, trace: TraceParent, timeout: float) -> Outcome:
         outcome = _of(command)

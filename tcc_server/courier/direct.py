@@ -52,7 +52,8 @@ class DirectCourier:
         for command in commands:
             line = self._lines.get(command.participant)
             if line is None:
-                line = self._lines[command.participant] = _Line(self, self._calls_in_flight)
+                line = _Line(self._calls, self._call_timeout, self._calls_in_flight, self._tell)
+                self._lines[command.participant] = line
             line.put(command)
 
     async def close(self) -> None:
@@ -61,12 +62,7 @@ class DirectCourier:
         for line in lines.values():
             await line.close()
 
-    def call(self, command: Command, told: Callable[[Outcome], object]) -> Sent:
-        """Send the command; whatever happens is an outcome, which `told` hears."""
-        return self._calls.send(command, self._call_timeout, told)
-
-    def tell(self, outcome: Outcome) -> None:
-        """Give an outcome to the sink."""
+    def _tell(self, outcome: Outcome) -> None:
         if self._sink is not None:
             self._sink(outcome)
 
@@ -74,8 +70,10 @@ class DirectCourier:
 class _Line:
     """The commands of one participant: those that wait, by branch, and those that are being called."""
 
-    def __init__(self, courier: DirectCourier, calls_in_flight: int) -> None:
-        self._courier = courier
+    def __init__(self, calls: CommandCaller, timeout: float, calls_in_flight: int, tell: OutcomeSink) -> None:
+        self._calls = calls
+        self._timeout = timeout
+        self._tell = tell
         self._bound = calls_in_flight
         self._waiting: dict[_Branch, Command] = {}
         self._called: dict[_Branch, Sent] = {}
@@ -98,7 +96,7 @@ class _Line:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _call(self, branch: _Branch, command: Command) -> None:
-        self._called[branch] = self._courier.call(command, partial(self._ended, branch))
+        self._called[branch] = self._calls.send(command, self._timeout, partial(self._ended, branch))
 
     def _ended(self, branch: _Branch, outcome: Outcome) -> None:
         # Before the outcome is told: whoever hears it may send the next attempt at once.
@@ -106,4 +104,4 @@ class _Line:
         while self._waiting and len(self._called) < self._bound:
             longest = next(iter(self._waiting))
             self._call(longest, self._waiting.pop(longest))
-        self._courier.tell(outcome)
+        self._tell(outcome)
