@@ -49,22 +49,24 @@ class ListUndone(Exception):
 
 
 class _Handler:
-    """One that has begun.
+    """One that has begun, and with which there is more to do.
 
     Attributes:
         one: whose it is.
         record: the branch's row before.
         phase: in which it works.
         turn: its run.
+        result: what it gave or raised; None while it has not ended.
     """
 
-    __slots__ = ("one", "phase", "record", "turn")
+    __slots__ = ("one", "phase", "record", "result", "turn")
 
     def __init__(self, one: Listed, record: Record | None, phase: PhaseTransaction, turn: Turn[Result]) -> None:
         self.one = one
         self.record = record
         self.phase = phase
         self.turn = turn
+        self.result: Result | Exception | None = None
 
     @property
     def waits(self) -> bool:
@@ -115,10 +117,15 @@ class ListRun:
         """
         records = await self._rows.find([one.visit for one in listed], self._now)
         try:
-            begun = [await self._visit(one, record) for one, record in zip(listed, records, strict=True)]
+            begun = []
+            for one, record in zip(listed, records, strict=True):
+                each = self._visit(one, record)
+                if isinstance(each, _Handler) and not self._waits(each):
+                    each = self._verdict(one.visit, record, await self._end(each))
+                begun.append(each)
             if self._waiting:
                 await self._ask_together()
-            results = [await self._end(each) if isinstance(each, _Handler) else each for each in begun]
+            results = [await self._resume(each) if isinstance(each, _Handler) else each for each in begun]
         except BaseException:
             await self._stop_those_that_wait()
             raise
@@ -126,12 +133,25 @@ class ListRun:
             await self._rows.commit(self._changes)
         return results
 
-    async def _visit(self, one: Listed, record: Record | None) -> Verdict | Exception | _Handler:
+    def _visit(self, one: Listed, record: Record | None) -> Verdict | Exception | _Handler:
+        """Makes a visit; gives its handler where that waits for something, or has used its session."""
         visit = one.visit
         rule = rule_for(record, visit)
         if rule is Rule.RUN:
-            result = await self._run(one, record)
-            return result if isinstance(result, _Handler) else self._verdict(visit, record, result)
+            if one.dropped:
+                return self._verdict(visit, record, VisitAlone("nobody waits for this visit any more"))
+            if self._started and self._loop.time() > self._start_by:
+                return self._verdict(visit, record, VisitLater("the list was over before this visit's turn"))
+            self._started = True
+            phase = PhaseTransaction(self._fence, self._connection)
+            phase.may_meet = True
+            turn = Turn(phase.run(one.body, record), one.context, self._task)
+            result = _until_it_waits(turn)
+            if result is None or phase.used or isinstance(result, FenceBusy | FenceUnavailable):
+                handler = _Handler(one, record, phase, turn)
+                handler.result = result
+                return handler
+            return self._verdict(visit, record, result)
         if rule is Rule.RECORD:
             record = Record(State.CANCELLED, visit.action, visit.request_hash)
             self._written = True
@@ -154,38 +174,27 @@ class ListRun:
     def _forget(self, visit: Visit) -> None:
         self._changes.setdefault(Change.FORGOTTEN, []).append(key_of(visit))
 
-    async def _run(self, one: Listed, record: Record | None) -> Result | Exception | _Handler:
-        if one.dropped:
-            return VisitAlone("nobody waits for this visit any more")
-        if self._started and self._loop.time() > self._start_by:
-            return VisitLater("the list was over before this visit's turn")
-        self._started = True
-        phase = PhaseTransaction(self._fence, self._connection)
-        phase.may_meet = True
-        return await self._go_on(
-            _Handler(one, record, phase, Turn(phase.run(one.body, record), one.context, self._task))
-        )
+    def _waits(self, handler: _Handler) -> bool:
+        """Whether a handler waits for the others of its list, which is then noted."""
+        if not handler.waits:
+            return False
+        self._waiting.append(handler)
+        handler.phase.paused = True
+        handler.one.handling = handler.turn
+        return True
 
-    async def _go_on(self, handler: _Handler) -> Result | Exception | _Handler:
-        """Lets a handler work until it has ended, or waits for the others with its first statement."""
-        one, phase, turn = handler.one, handler.phase, handler.turn
-        result: Result | Exception
+    async def _end(self, handler: _Handler) -> Result | Exception:
+        """Brings a handler to its end, and undoes what it did where it is not to stand."""
+        phase, result = handler.phase, handler.result
         try:
-            try:
-                if not handler.was_stopped and turn.go_on():
-                    result = turn.result
-                elif handler.waits:
-                    self._waiting.append(handler)
-                    phase.paused = True
-                    one.handling = turn
-                    return handler
-                else:
-                    phase.may_meet = False
-                    result = await self._finish(one, turn)
-            except (FenceBusy, FenceUnavailable):
-                raise
-            except Exception as error:
-                result = error
+            if result is None:
+                phase.may_meet = False
+                try:
+                    result = await self._finish(handler.one, handler.turn)
+                except Exception as error:
+                    result = error
+            if isinstance(result, FenceBusy | FenceUnavailable):
+                raise result
             failed = isinstance(result, Exception | Refusal)
             if phase.question is not None and phase.question.changed and (failed or handler.was_stopped):
                 raise ListUndone
@@ -208,7 +217,7 @@ class ListRun:
                 question.row = row
         self._ran = rows is not None  # else each runs its own, and has its own error
 
-    async def _end(self, handler: _Handler) -> Verdict | Exception:
+    async def _resume(self, handler: _Handler) -> Verdict | Exception:
         """Goes on with a handler that waited for the others."""
         self._waiting.remove(handler)
         phase = handler.phase
@@ -217,9 +226,8 @@ class ListRun:
         handler.one.handling = None
         if not handler.was_stopped:
             phase.question.answer.set_result(self._ran)
-        result = await self._go_on(handler)
-        assert not isinstance(result, _Handler)  # noqa: S101  it waits once
-        return self._verdict(handler.one.visit, handler.record, result)
+            handler.result = _until_it_waits(handler.turn)
+        return self._verdict(handler.one.visit, handler.record, await self._end(handler))
 
     async def _stop_those_that_wait(self) -> None:
         for handler in self._waiting:
@@ -244,3 +252,13 @@ class ListRun:
         if one.dropped:
             return VisitAlone("nobody waits for this visit any more")
         return VisitAlone(f"the handler held its list for {HANDLERS_SHARE:g} s, or cancelled itself")
+
+
+def _until_it_waits(turn: Turn[Result]) -> Result | Exception | None:
+    """Goes on with a handler; gives what it gave or raised, or None where it waits."""
+    try:
+        return turn.result if turn.go_on() else None
+    except asyncio.CancelledError:  # its own: nobody else had a chance
+        return VisitAlone("the handler cancelled itself")
+    except Exception as error:
+        return error

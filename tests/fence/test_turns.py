@@ -114,6 +114,21 @@ async def test_a_handler_that_cancels_itself_goes_on_alone(fence: SharingFence, 
     assert (fence.lists, fence.alone, runs) == ([2], 1, 2)
 
 
+async def test_a_handler_that_raises_its_own_cancellation_goes_on_alone(fence: SharingFence) -> None:
+    runs = 0
+
+    async def body(_: Record | None) -> bytes:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            raise asyncio.CancelledError
+        return b""
+
+    ends = await in_one_list(fence, [(of("g-0"), body), (of("g-1"), effect(fence, "g-1"))])
+    assert [verdict(end).rule for end in ends] == [Rule.RUN] * 2
+    assert (fence.lists, fence.alone, runs) == ([2], 1, 2)
+
+
 async def test_lists_that_are_stopped_stop_the_handler_that_runs(fence: SharingFence) -> None:
     entered = asyncio.Event()
     ended: list[BaseException] = []
