@@ -402,6 +402,18 @@ async def test_a_row_is_the_one_that_the_session_gives(
     assert (fence.lists, fence.alone) == ([3], 0)
 
 
+async def test_a_value_that_is_made_anew_each_time_is_made_anew(fence: SharingFence) -> None:
+    names = iter("xyz")
+    writes = insert(EFFECTS).values(name=bindparam("effect", callable_=lambda: next(names))).returning(EFFECTS.c.name)
+
+    async def body(_: Record | None) -> bytes:
+        assert await fence.first(writes) is not None
+        return b""
+
+    await in_one_list(fence, [(of(f"g-{number}"), body) for number in range(3)])
+    assert await effects(fence) == ["x", "y", "z"]
+
+
 async def test_a_task_of_a_handlers_own_may_ask_too(fence: SharingFence) -> None:
     async def body(_: Record | None) -> bytes:
         left = await asyncio.create_task(fence.first(TAKE, account="a", cents=1))
