@@ -7,10 +7,13 @@ import logging
 from functools import partial
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
-from tcc.streams import StreamEnded
-from tests.streams.conftest import Line, Service, item, start
+from tcc.streams import ListStream, StreamEnded
+from tcc.streams._asking import ACCEPTED
+from tests.streams.conftest import Line, answers_of, item
 
 PATIENCE = 10.0
 
@@ -100,24 +103,51 @@ async def test_who_cannot_take_its_answer_keeps_nobody_else_from_theirs(
     assert line.service.streams == 1
 
 
-async def test_what_is_put_when_a_stream_ends_goes_out_once_on_the_next(line: Line) -> None:
-    told, stream = Told(), line.stream()
-    line.service.gates[1] = asyncio.Event()
+class Call:
+    """A stream whose end the test decides."""
+
+    def __init__(self) -> None:
+        self.wrote = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    async def initial_metadata(self) -> Any:
+        return ((ACCEPTED, "1"),)
+
+    async def write(self, message: bytes) -> None:
+        self.wrote.set()
+
+    async def read(self) -> Any:
+        await self.ended.wait()
+        raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "gone")
+
+    def cancel(self) -> None:
+        self.ended.set()
+
+
+async def test_what_is_put_by_who_hears_of_a_stream_s_end_goes_out_on_one_other() -> None:
+    told, calls = Told(), (Call(), Call(), Call())
+    left = list(calls)
+
+    def begin() -> Any:
+        return left.pop(0)
+
+    stream: ListStream[int, Any] = ListStream(begin, answers_of)
 
     def once_more(answer: Any) -> None:
         told(1, answer)
-        stream.put(2, item(2, b"again"), PATIENCE, partial(told, 2))
+        stream.put(2, item(2), PATIENCE, partial(told, 2))
 
     stream.put(1, item(1), PATIENCE, once_more)
-    await line.service.until(lambda: 1 in line.service.arrived)
-    await line.server.stop(None)
-    await told.until(2)
+    async with asyncio.timeout(PATIENCE):
+        await calls[0].wrote.wait()
+        calls[0].ended.set()
+        await calls[1].wrote.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(left) == 1
+    await stream.close()
     assert {type(answer) for answer in told.answers.values()} == {StreamEnded}
-    service = Service()
-    line.server, _ = await start(service, line.port)
-    await line.channel.channel_ready()
-    assert (await stream.ask(3, item(3, b"x"), PATIENCE)).reply == b"x"
-    assert service.streams == 1
+    assert len(told.answers) == 2
 
 
 async def test_a_closed_stream_says_so_later_and_not_from_within(line: Line) -> None:
