@@ -83,7 +83,7 @@ def try_answer(verdict: Verdict, clock: Callable[[], float], trailers: Trailers 
     """
     record = verdict.record
     if verdict.rule is Rule.RUN and record is not None and record.refusal is None:  # as nearly always
-        return TryAnswer(grpc.StatusCode.OK, trailers=trailers, reply=record.reply or b"")
+        return TryAnswer(grpc.StatusCode.OK, "", b"", trailers, record.reply or b"")
     match verdict:
         case Verdict(Rule.LATE_TRY):
             return _marked(

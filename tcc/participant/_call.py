@@ -75,7 +75,7 @@ def from_metadata(
     said: dict[str, bytes] = {}
     for key, value in metadata:
         if key.startswith("tcc-") and isinstance(value, str):
-            said.setdefault(key, value.encode())
+            said.setdefault(key, value.encode("utf-8", "replace"))
     methods = (try_method, _text(said, wire.CONFIRM_METHOD), _text(said, wire.CANCEL_METHOD))
     return _call(phase, methods, request, said, lambda: metadata, timeout, peer)
 

@@ -80,7 +80,7 @@ class Handling:
                 task.uncancel()
             current_run.reset(token)
         if failure is not None or context.touched:
-            refusal = _judge(method, call, context, failure)
+            refusal = _judge(method, context, failure)
             if refusal is not None:
                 return refusal
         reply = method.encode(answer)
@@ -91,7 +91,7 @@ class Handling:
         return reply
 
 
-def _judge(method: BoundMethod, call: Call, context: PhaseContext, failure: Exception | None) -> Refusal | None:
+def _judge(method: BoundMethod, context: PhaseContext, failure: Exception | None) -> Refusal | None:
     """What a handler that did not simply return has said: its refusal, or None for a reply that stands.
 
     Raises:

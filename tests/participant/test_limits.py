@@ -54,11 +54,14 @@ def test_limits_go_on_in_another_event_loop() -> None:
         await running.expired.wait()
         limits.remove(running)
 
-    async def left_behind() -> None:
-        limits.add(Counting(0.005), asyncio.get_running_loop())
+    left_behind = Counting(0.005)
 
-    asyncio.run(left_behind())
+    async def leave_behind() -> None:
+        limits.add(left_behind, asyncio.get_running_loop())
+
+    asyncio.run(leave_behind())
     asyncio.run(one())
+    assert not left_behind.expired.is_set()
 
 
 async def test_handlers_side_by_side_are_stopped_each_at_its_own_time(scripted: Scripted, fence: MemoryFence) -> None:

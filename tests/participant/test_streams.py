@@ -14,6 +14,7 @@ import tcc
 from tcc import wire
 from tcc.fence import MemoryFence, Phase
 from tcc.participant import ParticipantServer
+from tcc.tracing import TraceParent
 from tcc.v1 import participant_pb2, participant_pb2_grpc, transaction_pb2
 from tests.participant.scripted import METHODS, REPLY, Branch, Scripted, make_server
 
@@ -102,6 +103,45 @@ async def test_a_handler_sees_all_metadata_of_an_item_and_a_clients_own_cannot_s
     assert gid == "g-1"
     assert [entry for entry in metadata if entry in own] == list(own)
     assert dict(metadata)[wire.CONFIRM_METHOD] == METHODS.confirm_method
+
+
+async def test_an_item_without_a_timeout_has_the_handlers_own(stub: Any, scripted: Scripted) -> None:
+    seen: list[float] = []
+
+    async def attempt(request: Any, context: Any) -> object:
+        seen.append(context.time_remaining())
+        return REPLY
+
+    scripted.scripts[Phase.TRY] = attempt
+    patient, endless = item(1, Branch("g-1")), item(2, Branch("g-2"))
+    endless.ClearField("timeout")
+    await tried(stub, patient)
+    await tried(stub, endless)
+    assert 4.0 < seen[0] <= 5.0
+    assert 8.0 < seen[1] <= 10.0
+
+
+@pytest.mark.parametrize(
+    ("parent", "goes_on"), [("00-" + "a1" * 16 + "-" + "b2" * 8 + "-00", True), ("no trace context", False)]
+)
+async def test_a_trace_that_is_not_recorded_goes_on_in_the_handler(
+    stub: Any, scripted: Scripted, parent: str, goes_on: bool
+) -> None:
+    seen: list[TraceParent] = []
+
+    async def attempt(request: Any, context: Any) -> object:
+        seen.append(TraceParent.current())
+        return REPLY
+
+    scripted.scripts[Phase.TRY] = scripted.scripts[Phase.CONFIRM] = attempt
+    await tried(stub, item(1, Branch("g-1", extra=((wire.TRACEPARENT, parent),))))
+    call = stub.CommandStream()
+    confirm = command(Branch("g-1"))
+    confirm.traceparent = parent
+    await call.write(participant_pb2.CommandList(commands=[confirm]))
+    await call.read()
+    call.cancel()
+    assert seen == [TraceParent(parent if goes_on else "")] * 2
 
 
 async def test_an_item_that_is_no_branch_is_told_why(stub: Any, scripted: Scripted) -> None:
