@@ -25,8 +25,9 @@ from tcc.amqp.problems import Problem, QueueGone, explain
 from tcc.amqp.publishing import Sent, publish
 from tcc.amqp.topology import EXCHANGE, OUTCOMES, declare_on, new_outcome_queue
 from tcc.amqp.tracing import tags_of
+from tcc.streams import listed
 from tcc.tracing import TraceParent, Tracing
-from tcc.v1.participant_pb2 import Command, CommandList, Outcome, OutcomeList
+from tcc.v1.participant_pb2 import Command, Outcome, OutcomeList
 from tcc_server.caller.commands import not_configured
 from tcc_server.courier.seam import OutcomeSink
 
@@ -129,29 +130,29 @@ class RabbitCourier:
         self.published += 1
         self.commands_published += len(commands)
         with ExitStack() as spans:
-            body = CommandList(commands=[self._traced(command, spans) for command in commands]).SerializeToString()
+            attempts = {command.attempt for command in commands}
             sent = await publish(
                 exchange,
                 participant,
-                body,
+                listed([self._traced(command, spans) for command in commands]),
                 timeout=self._publish_timeout,
                 reply_to=self.reply_to,
-                time_to_live=max(self._answer_wait(max(0, command.attempt - 1)) for command in commands),
+                time_to_live=max(self._answer_wait(max(0, attempt - 1)) for attempt in attempts),
             )
         if sent is Sent.CONFIRMED:
             self._publishing.works()
         return sent
 
-    def _traced(self, command: Command, spans: ExitStack) -> Command:
-        """The command with the span that sends it as the parent of what it causes."""
+    def _traced(self, command: Command, spans: ExitStack) -> bytes:
+        """The command, serialised, with the span that sends it as the parent of what it causes."""
         parent = TraceParent(command.traceparent, command.tracestate)
+        if self._tracing.drops(parent):
+            return command.SerializeToString()
         span = spans.enter_context(self._tracing.sent(EXCHANGE, command.participant, parent, tags_of(command)))
-        if span.trace == parent:
-            return command
         sent = Command()
         sent.CopyFrom(command)  # it may leave again, from the same parent
         sent.traceparent, sent.tracestate = span.trace
-        return sent
+        return sent.SerializeToString()
 
     async def _set_up_publishing(self, _: Session) -> None:
         for line in self._lines.values():
@@ -178,7 +179,11 @@ class RabbitCourier:
             )
             return
         for outcome in outcomes:
-            with self._tracing.processed(OUTCOMES, TraceParent(outcome.traceparent), tags_of(outcome)):
+            parent = TraceParent(outcome.traceparent)
+            if self._tracing.drops(parent):
+                self._tell(outcome)
+                continue
+            with self._tracing.processed(OUTCOMES, parent, tags_of(outcome)):
                 self._tell(outcome)
 
     def _tell(self, outcome: Outcome) -> None:
