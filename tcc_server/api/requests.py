@@ -10,7 +10,7 @@ from hashlib import blake2b
 from google.protobuf.duration_pb2 import Duration
 
 from tcc import wire
-from tcc.ids import problem_with_id
+from tcc.ids import is_id, problem_with_id
 from tcc.v1 import manager_pb2 as pb, transaction_pb2
 from tcc_server.api.errors import BadRequest
 from tcc_server.core.model import Ask, Methods
@@ -54,9 +54,7 @@ class Requests:
 
     def gid(self, gid: str) -> str:
         """A gid that fits."""
-        problem = problem_with_id("gid", gid)
-        if problem is not None:
-            raise BadRequest(problem, "BAD_ID")
+        _check_id("gid", gid)
         return gid
 
     def name(self, name: str) -> str:
@@ -133,9 +131,8 @@ class Requests:
 
 
 def _check_id(kind: str, value: str) -> None:
-    problem = problem_with_id(kind, value)
-    if problem is not None:
-        raise BadRequest(problem, "BAD_ID")
+    if not is_id(value):
+        raise BadRequest(problem_with_id(kind, value) or "", "BAD_ID")
 
 
 def _methods(step: str, methods: transaction_pb2.Methods) -> Methods:
