@@ -117,9 +117,9 @@ class PostgresRows:
             await self._driver.execute("SAVEPOINT tcc_shared;")
             try:
                 for shareable, values in together.items():
-                    for *row, place in await self._driver.fetchmany(shareable.text, values):
-                        if found[place] is None:
-                            found[place] = tuple(row)
+                    for row in await self._driver.fetchmany(shareable.text, values):
+                        if found[row[-1]] is None:
+                            found[row[-1]] = row[:-1]
             except Exception as error:
                 if not is_of_a_statement(error):
                     raise
