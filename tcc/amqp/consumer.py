@@ -26,9 +26,10 @@ from tcc.amqp.subscription import Subscription
 from tcc.amqp.topology import command_queue
 from tcc.amqp.tracing import outcome_kind, tags_of
 from tcc.batching import Batcher, BatcherClosed
+from tcc.streams import listed
 from tcc.tracing import TraceParent, Tracing
 from tcc.v1 import transaction_pb2
-from tcc.v1.participant_pb2 import Command, CommandList, Outcome, OutcomeList
+from tcc.v1.participant_pb2 import Command, CommandList, Outcome
 
 _log = logging.getLogger("tcc.amqp")
 
@@ -219,7 +220,7 @@ class CommandConsumer:
         try:
             outcome = await self._outcome(command, carried)
             if carried.outlet is not None:
-                carried.handed_over.append(carried.outlet.batcher.put(outcome))
+                carried.handed_over.append(carried.outlet.batcher.put(outcome.SerializeToString()))
         finally:
             self._in_hand.pop(branch, None)
 
@@ -283,8 +284,8 @@ class CommandConsumer:
         outlet.users += 1
         return outlet
 
-    async def _publish(self, reply_to: str, outcomes: Sequence[Outcome]) -> list[Exception | None]:
-        body = OutcomeList(outcomes=outcomes).SerializeToString()
+    async def _publish(self, reply_to: str, outcomes: Sequence[bytes]) -> list[Exception | None]:
+        body = listed(outcomes)
         sent = Sent.NOT_SENT
         with suppress(TimeoutError):
             async with asyncio.timeout(self._publish_timeout):
@@ -309,14 +310,12 @@ class CommandConsumer:
 
 
 class _Outlet:
-    """Outcomes on their way to one queue, and how many lists have some for it."""
+    """Outcomes, serialised, on their way to one queue, and how many lists have some for it."""
 
-    def __init__(self, name: str, send: Callable[[Sequence[Outcome]], Awaitable[list[Exception | None]]]) -> None:
+    def __init__(self, name: str, send: Callable[[Sequence[bytes]], Awaitable[list[Exception | None]]]) -> None:
         self.name = name
         self.users = 0
-        self.batcher: Batcher[Outcome, None] = Batcher(
-            send, max_items=_LIST_ITEMS, max_bytes=_LIST_BYTES, size_of=Outcome.ByteSize
-        )
+        self.batcher: Batcher[bytes, None] = Batcher(send, max_items=_LIST_ITEMS, max_bytes=_LIST_BYTES, size_of=len)
 
 
 class _Carried:

@@ -44,6 +44,8 @@ class Change(Enum):
     SETTLED = "UPDATE tcc_fence SET state = ?, updated_at = ? WHERE namespace = ? AND gid = ? AND branch = ?"
     FORGOTTEN = "DELETE FROM tcc_fence WHERE namespace = ? AND gid = ? AND branch = ?"
 
+    __hash__ = object.__hash__  # Enum's own is a call in Python
+
 
 Changes: TypeAlias = dict[Change, list[tuple[Any, ...]]]
 """Parameters of the statements to run; of each, once for each entry."""

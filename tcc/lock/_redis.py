@@ -87,7 +87,7 @@ class _Ask(Protocol):
     """What is asked of one key; without a time to live it is a release."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> bytes: ...
 
     @property
     def token(self) -> str: ...
@@ -103,7 +103,7 @@ class _Release:
 
     ttl_ms: Final = 0
 
-    def __init__(self, key: str, token: str) -> None:
+    def __init__(self, key: bytes, token: str) -> None:
         self.key = key
         self.token = token
 
@@ -169,7 +169,7 @@ class RedisLock:
         if self._looking is None:
             self._looking = asyncio.get_running_loop().create_task(self._look(), name="redis-lock-look")
         self._count += 1
-        held = _Held(self, PREFIX + key, f"{self._name}-{self._count}", max(1, int(ttl * 1000)))
+        held = _Held(self, (PREFIX + key).encode(), f"{self._name}-{self._count}", max(1, int(ttl * 1000)))
         try:
             left = await self._batcher.put(held)
             if left:
@@ -197,7 +197,7 @@ class RedisLock:
             await asyncio.wait({self._probing})
         await self._redis.aclose()
 
-    def give_back(self, key: str, token: str) -> None:
+    def give_back(self, key: bytes, token: str) -> None:
         """With the next list. Nobody waits for it, so nobody's cancellation can lose it."""
         with suppress(BatcherClosed):  # released after `close`: the key runs out by itself
             self._batcher.post(_Release(key, token))
@@ -241,7 +241,7 @@ class RedisLock:
                 return [error] * len(asks)
         return [answer if isinstance(answer, int) else ResponseError(_text(answer)) for answer in answers]
 
-    async def _run(self, keys: Sequence[str], asked: str) -> list[int | bytes]:
+    async def _run(self, keys: Sequence[bytes], asked: str) -> list[int | bytes]:
         answers: list[int | bytes]
         try:
             answers = await self._redis.evalsha(_SHA, len(keys), *keys, asked)
@@ -310,7 +310,7 @@ class _Held:
 
     __slots__ = ("_lock", "key", "token", "ttl_ms")
 
-    def __init__(self, lock: RedisLock, key: str, token: str, ttl_ms: int) -> None:
+    def __init__(self, lock: RedisLock, key: bytes, token: str, ttl_ms: int) -> None:
         self._lock = lock
         self.key = key
         self.token = token
