@@ -82,14 +82,18 @@ class Requests:
             raise BadRequest(
                 f"the plan has {len(branches)} branches, the limit is {self._limits.branches}", "LIMIT_EXCEEDED"
             )
-        asks = [self._ask(branch, branch.step or str(place)) for place, branch in enumerate(branches)]
-        if len({ask.step for ask in asks}) < len(asks):
-            steps = [ask.step for ask in asks]
-            twice = next(step for place, step in enumerate(steps) if step in steps[:place])
-            raise BadRequest(f"two branches have the step {twice!r}: steps are distinct", "DUPLICATE_STEP")
-        total = 0
-        for ask in asks:
+        asks: list[Ask] = []
+        named, total = False, 0
+        for place, branch in enumerate(branches):
+            step = branch.step
+            if step:
+                named = True
+                _check_id("step", step)
+            ask = self._ask(branch, step or str(place))
             total += len(ask.request)
+            asks.append(ask)
+        if named:  # positions are distinct
+            _check_distinct([ask.step for ask in asks])
         if total > self._limits.transaction_bytes:
             raise BadRequest(
                 f"the requests have {total} bytes together, the limit is {self._limits.transaction_bytes}",
@@ -101,12 +105,11 @@ class Requests:
         """One branch that is to be enlisted."""
         if not branch.step:
             raise BadRequest("step is empty: a Try that is repeated must name the same step", "BAD_ID")
+        _check_id("step", branch.step)
         return self._ask(branch, branch.step)
 
     def _ask(self, branch: pb.PlannedBranch, step: str) -> Ask:
         participant, request = branch.participant, branch.request
-        if branch.step:  # a position is an id
-            _check_id("step", step)
         if participant not in self._participants:  # those are ids too
             _check_id(f"participant of step {step!r}", participant)
             if not self._anybody:
@@ -133,6 +136,12 @@ class Requests:
 def _check_id(kind: str, value: str) -> None:
     if not is_id(value):
         raise BadRequest(problem_with_id(kind, value) or "", "BAD_ID")
+
+
+def _check_distinct(steps: list[str]) -> None:
+    if len(set(steps)) < len(steps):
+        twice = next(step for place, step in enumerate(steps) if step in steps[:place])
+        raise BadRequest(f"two branches have the step {twice!r}: steps are distinct", "DUPLICATE_STEP")
 
 
 def _methods(step: str, methods: transaction_pb2.Methods) -> Methods:
