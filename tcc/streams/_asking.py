@@ -20,8 +20,8 @@ A = TypeVar("A")
 _log = logging.getLogger("tcc.streams")
 
 LIST_ITEMS: Final = 32
-"""Of one list. More cost less CPU an item (512: a fifth less of all), but have both ends wait for each other where there
-are processors to spare: while a list is made, written and read, nobody works on what is in it.
+"""Of one list. More cost less CPU an item (512: a fifth less of all), but have both ends wait for each other where
+processors are to spare: while a list is made, written and read, nobody works on what is in it.
 """
 LIST_BYTES: Final = 1024 * 1024
 
