@@ -19,7 +19,7 @@ A = TypeVar("A")
 
 _log = logging.getLogger("tcc.streams")
 
-LIST_ITEMS: Final = 32
+LIST_ITEMS: Final = 64
 """Of one list. More cost less CPU an item (512: a fifth less of all), but have both ends wait for each other where
 processors are to spare: while a list is made, written and read, nobody works on what is in it.
 """
