@@ -9,6 +9,7 @@ database synchronously: a group costs one hop to the thread and back, where a dr
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from tcc.batching import Batcher, BatcherClosed
 from tcc_server.core.model import Key
@@ -30,7 +31,7 @@ from tcc_server.log.sweep import Sweep
 
 _Result = TypeVar("_Result")
 
-_OF_ONE_ROW = (IntegrityError, DataError, OverflowError, UnicodeError)
+_OF_ONE_ROW = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeError)
 """Errors that speak of the values given, not of the database: the same row would fail again."""
 
 
@@ -167,26 +168,32 @@ class SqliteLog:
 
     def _write(self, rows: Sequence[Row]) -> Sequence[LogError | None]:
         try:
-            connection = self._writer.connect()
+            database = statements.driver_of(self._writer.connect())
             try:
-                with connection.begin():
-                    return statements.write(connection, rows, self._replica)
+                database.execute("BEGIN IMMEDIATE")
+                verdicts: Sequence[LogError | None] = statements.write(database, rows, self._replica)
             except _OF_ONE_ROW:
-                with connection.begin():
-                    return [self._write_one(connection, row) for row in rows]
+                database.rollback()
+                database.execute("BEGIN IMMEDIATE")
+                verdicts = [self._write_one(database, row) for row in rows]
+            self._commit(database)
         except Exception as error:
             # Before the commit nothing was written, within the commit nobody knows: unknown covers both.
             self._writer.disconnect()
             return [self._unknown(error) for _ in rows]
+        return verdicts
+
+    def _commit(self, database: sqlite3.Connection) -> None:
+        database.commit()
 
     def _unknown(self, error: Exception) -> LogUnknown:
         unknown = LogUnknown(explain(error, self._file.path))
         unknown.__cause__ = error
         return unknown
 
-    def _write_one(self, connection: Connection, row: Row) -> LogError | None:
+    def _write_one(self, database: sqlite3.Connection, row: Row) -> LogError | None:
         try:  # no savepoint: in SQLite a statement that fails undoes itself alone
-            (verdict,) = statements.write(connection, [row], self._replica)
+            (verdict,) = statements.write(database, [row], self._replica)
             return verdict
         except _OF_ONE_ROW as error:
             return LogRejected(f"transaction {row.key.gid} cannot be stored: {explain(error, self._file.path)}")

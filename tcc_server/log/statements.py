@@ -1,12 +1,14 @@
 """The log's SQL on one synchronous connection, inside a transaction that the caller began and will commit.
 
-Writes are compiled once and go to the driver as lists of tuples: with tens of rows in a list, little else is paid for a
-row. The verdicts come from the count of changed rows when all of them changed, as is usual, and else
-from one read of what is there: an append has succeeded if the stored version and write_id are its own.
+Writes are compiled once and go straight to the driver as lists of tuples: with tens of rows in a list, little else is
+paid for a row, and with one, SQLAlchemy's way would cost more than the row. The verdicts come from the count of changed
+rows when all of them changed, as is usual, and else from one read of what is there: an append has succeeded if the
+stored version and write_id are its own.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from heapq import nsmallest
 from itertools import islice
@@ -52,9 +54,9 @@ class _Compiled:
         self.text = str(compiled)
         self.order: Callable[[dict[str, Any]], tuple[Any, ...]] = itemgetter(*compiled.positiontup)
 
-    def run(self, connection: Connection, values: Sequence[dict[str, Any]]) -> int:
+    def run(self, database: sqlite3.Connection, values: Sequence[dict[str, Any]]) -> int:
         """Run it for each of the values; the number of rows that changed."""
-        return connection.exec_driver_sql(self.text, [self.order(each) for each in values]).rowcount
+        return database.executemany(self.text, [self.order(each) for each in values]).rowcount
 
 
 def _of_key_and_version() -> Any:
@@ -83,19 +85,28 @@ _ADOPT = _Compiled(
 )
 
 
-def write(connection: Connection, rows: Sequence[Row], owner: str) -> Sequence[LogConflict | None]:
+_VERSION = "SELECT version, write_id FROM tcc_transaction WHERE namespace = ? AND gid = ?"
+
+
+def driver_of(connection: Connection) -> sqlite3.Connection:
+    """What the connection stands on."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)  # noqa: S101  the engine's dialect says so
+    return driver
+
+
+def write(database: sqlite3.Connection, rows: Sequence[Row], owner: str) -> Sequence[LogConflict | None]:
     """Write rows of different keys by compare-and-set; a verdict for each, None for success."""
     inserts = [_values(row, owner) for row in rows if row.version == 1]
     updates = [_values(row, owner) for row in rows if row.version != 1]
     changed = 0
     if inserts:
-        changed += _INSERT.run(connection, inserts)
+        changed += _INSERT.run(database, inserts)
     if updates:
-        changed += _UPDATE.run(connection, updates)
+        changed += _UPDATE.run(database, updates)
     if changed == len(rows):  # each statement changes one row or none
         return [None] * len(rows)
-    found = _versions(connection, [row.key for row in rows])
-    return [_verdict(row, *found.get(row.key, (0, b""))) for row in rows]
+    return [_verdict(row, *(database.execute(_VERSION, row.key).fetchone() or (0, b""))) for row in rows]
 
 
 def load(connection: Connection, keys: Collection[Key]) -> dict[Key, Row]:
@@ -191,7 +202,7 @@ def take_over(connection: Connection, rows: Sequence[Row]) -> None:
     if not rows:
         return
     _ADOPT.run(
-        connection,
+        driver_of(connection),
         [
             {
                 "key_namespace": row.key.namespace,
@@ -210,14 +221,6 @@ def _verdict(row: Row, version: int, write_id: bytes) -> LogConflict | None:
     if version == row.version and write_id == row.write_id:
         return None
     return LogConflict(row.key, version)
-
-
-def _versions(connection: Connection, keys: Collection[Key]) -> dict[Key, tuple[int, bytes]]:
-    query = select(_column.namespace, _column.gid, _column.version, _column.write_id)
-    return {
-        Key(found["namespace"], found["gid"]): (found["version"], found["write_id"])
-        for found in _by_key(connection, query, keys)
-    }
 
 
 def _by_key(connection: Connection, query: Select[Any], keys: Collection[Key]) -> Iterator[RowMapping]:

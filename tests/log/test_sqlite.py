@@ -8,14 +8,13 @@ import signal
 import sqlite3
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
 
 from tcc_server.core.model import Key
-from tcc_server.log import rules, sqlite_file
+from tcc_server.log import rules, sqlite_file, statements
 from tcc_server.log.seam import Filter, LogRejected, LogUnavailable, LogUnknown
 from tcc_server.log.sqlite import SqliteLog
 from tests.log.rows import new_row, next_row
@@ -33,17 +32,26 @@ async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
 
 def driver_of(log: SqliteLog) -> sqlite3.Connection:
     """The writer's connection, to be used on the writer's thread."""
-    driver = log._writer.connect().connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)
-    return driver
+    return statements.driver_of(log._writer.connect())
 
 
 @pytest.fixture
-def commits(log: SqliteLog) -> list[str]:
+def commits(log: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows by one with each commit of the log's writer."""
     seen: list[str] = []
-    event.listen(log._file._writers, "commit", lambda connection: seen.append("commit"))
+    before_commits(log, monkeypatch, lambda: seen.append("commit"))
     return seen
+
+
+def before_commits(log: SqliteLog, monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Do that on the writer's thread before each group is committed."""
+    commit = log._commit
+
+    def committed(database: sqlite3.Connection) -> None:
+        do()
+        commit(database)
+
+    monkeypatch.setattr(log, "_commit", committed)
 
 
 async def test_concurrent_appends_share_commits(log: SqliteLog, commits: list[str]) -> None:
@@ -76,12 +84,16 @@ async def test_a_row_that_the_database_refuses_fails_alone_in_its_group(
     assert {key.gid: row.version for key, row in stored.items()} == {"good": 1, "taken": 2}
 
 
-async def test_a_commit_that_fails_makes_the_group_unknown_and_the_next_append_goes_on(log: SqliteLog) -> None:
-    def fail(connection: object) -> None:
-        event.remove(log._file._writers, "commit", fail)
-        raise sqlite3.OperationalError("disk I/O error")
+async def test_a_commit_that_fails_makes_the_group_unknown_and_the_next_append_goes_on(
+    log: SqliteLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = [sqlite3.OperationalError("disk I/O error")]
 
-    event.listen(log._file._writers, "commit", fail)
+    def fail() -> None:
+        if faults:
+            raise faults.pop()
+
+    before_commits(log, monkeypatch, fail)
     rows = [new_row(f"t-{number}") for number in range(5)]
     verdicts = await asyncio.gather(*(log.append(row) for row in rows), return_exceptions=True)
     assert [type(verdict) for verdict in verdicts] == [LogUnknown] * 5
@@ -140,15 +152,15 @@ async def test_rows_whose_adoption_had_an_unknown_commit_are_adopted_again(tmp_p
     await log.close()
 
 
-async def test_reads_do_not_wait_for_a_write_under_way(log: SqliteLog) -> None:
+async def test_reads_do_not_wait_for_a_write_under_way(log: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> None:
     await log.append(new_row())
     go, begun = threading.Event(), threading.Event()
 
-    def hold(connection: object) -> None:
+    def hold() -> None:
         begun.set()
         go.wait(30)
 
-    event.listen(log._file._writers, "commit", hold)
+    before_commits(log, monkeypatch, hold)
     writing = asyncio.ensure_future(log.append(new_row("t-2")))
     try:
         await asyncio.to_thread(begun.wait, 30)
