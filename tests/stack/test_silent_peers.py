@@ -7,6 +7,7 @@ what they are to each other stays.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,12 +21,13 @@ from services.accounts.v1.accounts_pb2_grpc import add_AccountsServicer_to_serve
 from tcc.client import _transport
 from tcc.participant import _server
 from tcc.streams import StreamEnded
-from tcc.v1.participant_pb2 import TryStreamRequest
 from tcc_server import app
 from tcc_server.app import ManagerApp
 from tcc_server.caller import channels
 from tcc_server.caller.channels import Channels
+from tcc_server.caller.seam import TryCall
 from tcc_server.config import Config
+from tcc_server.core.model import Ask, Key, Methods
 from tests.links.participant import Told
 from tests.stack.books import Asked, Run
 from tests.stack.installation import Stack
@@ -69,12 +71,13 @@ async def test_a_manager_leaves_a_participant_that_fell_silent(stack: Stack, mon
     made = Channels({"b": stack.bank_b.address})
     try:
         streams = made.streams("b")
-        no_action = TryStreamRequest.Item()
-        await streams.attempt(no_action, 10)
+        methods = Methods("/no.Service/Try", "/no.Service/Confirm", "/no.Service/Cancel")
+        no_action = TryCall(Key("default", "g"), Ask("0", "b", methods, b"", bytes(16)), 1, 10.0, time.time() + 30)
+        await streams.attempt(no_action, "", "")
         stack.bank_b.pause()
         try:
             with pytest.raises(StreamEnded) as ended:
-                await streams.attempt(no_action, 10)
+                await streams.attempt(no_action, "", "")
         finally:
             stack.bank_b.resume()
         assert ended.value.code is grpc.StatusCode.UNAVAILABLE
