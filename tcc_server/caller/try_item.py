@@ -70,8 +70,8 @@ def try_item(number: int, call: TryCall, traceparent: str, tracestate: str) -> b
         parts += (_entry(wire.GID, gid), _entry(wire.BRANCH, step))
         parts += (_entry(wire.DEADLINE, deadline), _entry(wire.REQUEST_HASH, digest))
     if traceparent:
-        p = len(traceparent)
         parent = traceparent.encode()
+        p = len(parent)
         parts.append(_PARENT % (p + _PARENT_SIZE, p, parent) if p < _SHORT else _entry(wire.TRACEPARENT, parent))
         if tracestate:
             parts.append(_entry(wire.TRACESTATE, tracestate.encode()))

@@ -17,6 +17,9 @@ PATHS = st.builds("/{}/{}".format, st.text("ab.", min_size=1, max_size=100), st.
 TRACES = st.one_of(
     st.just(TraceParent()),
     st.builds(TraceParent, st.text("0123456789abcdef-", min_size=1, max_size=200), st.text("a=1,", max_size=200)),
+    st.builds(
+        TraceParent, st.text("0\ufffd", min_size=1, max_size=200), st.text("a\ufffd", max_size=200)
+    ),  # strangers'
 )
 CALLS = st.builds(
     TryCall,
