@@ -168,7 +168,10 @@ class Worker:
         stirred, self._stirred = self._stirred, []
         for live in stirred:
             live.stirred = False
-            self._pump(live)
+            try:
+                self._pump(live)
+            except Exception:  # a bug at one: the others are still to be answered
+                self._poisoned(live)
 
     def _pump(self, live: Live) -> None:
         """Answer what waits in the inbox, up to the first answer that must be written."""
@@ -198,8 +201,7 @@ class Worker:
         try:
             row = encode(answer, write_id=self._seams.ids.write_id())
         except Exception:
-            _log.exception("transaction_poisoned", gid=live.key.gid)
-            self._give_up(live)
+            self._poisoned(live)
             return
         append = _future(self._seams.log.append(row))
         self._appends.add(append)
@@ -226,7 +228,10 @@ class Worker:
     def _verdict(self, live: Live, answer: Answer, row: Row, error: BaseException | None) -> None:
         match error:
             case None:
-                self._written(live, answer, row)
+                try:
+                    self._written(live, answer, row)
+                except Exception:  # what is durable stands, and is taken up again from there
+                    self._poisoned(live)
             case LogConflict():
                 self._lose(live, error)
             case LogRejected():
@@ -477,7 +482,7 @@ class Worker:
         self._forget(live, Lost())
         if live.tx is not None:
             _log.warning("compare_and_set_lost", gid=live.key.gid, found=conflict.found)
-            self._tasks.start(self._revive(live.key, 0.0))  # it may be that nobody works on it now
+            self._revive_after(0.0, live.key)  # it may be that nobody works on it now
 
     def _rejected(self, live: Live, rejected: LogRejected) -> None:
         if live.tx is None:
@@ -489,10 +494,19 @@ class Worker:
             del live.enlisting[step]
         self._give_up(live)
 
+    def _poisoned(self, live: Live) -> None:
+        """Something failed that never should: said, and begun again from the log, or nobody would wake it any more."""
+        _log.exception("transaction_poisoned", gid=live.key.gid)
+        self._give_up(live)
+
     def _give_up(self, live: Live) -> None:
         """Forget the transaction as it is here, and take it up again from the log after a while."""
         self._forget(live, Unsettled(live.key, "see the manager's log"))
-        self._tasks.start(self._revive(live.key, _REVIVE_AFTER))
+        self._revive_after(_REVIVE_AFTER, live.key)
+
+    def _revive_after(self, wait: float, key: Key) -> None:
+        if not self._closed:  # else whoever opens the log next does
+            self._tasks.start(self._revive(key, wait))
 
     async def _revive(self, key: Key, wait: float) -> None:
         await asyncio.sleep(wait)
@@ -501,7 +515,7 @@ class Worker:
         except UnknownTransaction:
             return
         except EngineError:
-            self._tasks.start(self._revive(key, _REVIVE_AFTER))
+            self._revive_after(_REVIVE_AFTER, key)
 
     def _forget(self, live: Live, why: Exception) -> None:
         if self._live.get(live.key) is live:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
+from tcc.v1.participant_pb2 import Command
 from tcc_server.caller.seam import TryCall, TryReply
 from tcc_server.core.model import CancelReason, Key
 from tcc_server.engine.errors import Overloaded
@@ -99,3 +101,33 @@ async def test_a_caller_that_raises_makes_a_try_unknown_and_it_is_tried_again() 
     shell.participants.call = call  # type: ignore[method-assign]  # as it was
     assert KEY in shell.store.rows
     await shell.engine.close()
+
+
+@scenario
+async def test_what_fails_at_one_transaction_holds_up_no_other_and_is_begun_again() -> None:
+    for failing in (1, 2):  # the first command, behind a write; and its repeat, which needs none
+        shell = await Shell().start()
+        shell.participants.always = RESERVED
+        send, sends = shell.courier.send, 0
+
+        def broken(commands: Sequence[Command], failing: int = failing) -> None:
+            nonlocal sends
+            if commands[0].gid == "t-0":
+                sends += 1
+                if sends == failing:
+                    raise ValueError("a bug")
+            send(commands)  # noqa: B023  of this turn of the loop
+
+        shell.courier.send = broken  # type: ignore[method-assign]  # what breaks its law
+        calls = [shell.execute(ask("a"), key=key(number)) for number in range(3)]
+        await asyncio.gather(*calls, return_exceptions=True)
+        await shell.until_time(asyncio.get_running_loop().time() + 16)
+        sent = {number: len(shell.commands_of(f"t-{number}")) for number in range(3)}
+        assert sent[1] == sent[2] == 2
+        assert sent[0] >= 1
+        shell.courier.answers = True
+        for number in range(3):
+            shell.courier.outcome(shell.commands_of(f"t-{number}")[-1])
+        await shell.quiet()
+        assert shell.engine.open_transactions == 0
+        await shell.engine.close()
