@@ -9,6 +9,7 @@ from typing import Final
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 # Metadata towards participants.
@@ -100,21 +101,27 @@ def seconds(length: float) -> duration_pb2.Duration:
 def error_info(details: bytes) -> error_details_pb2.ErrorInfo | None:
     """The ErrorInfo of domain `tcc` in a `grpc-status-details-bin` value; None where there is none."""
     for item in _details(details):
-        if item.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
-            info = error_details_pb2.ErrorInfo()
-            if item.Unpack(info) and info.domain == DOMAIN:
-                return info
+        info = error_details_pb2.ErrorInfo()
+        if _unpacks(item, info) and info.domain == DOMAIN:
+            return info
     return None
 
 
 def retry_delay(details: bytes) -> float | None:
     """Seconds that a `google.rpc.RetryInfo` in a `grpc-status-details-bin` value asks for; None where there is none."""
     for item in _details(details):
-        if item.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
-            info = error_details_pb2.RetryInfo()
-            if item.Unpack(info):
-                return float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9)
+        info = error_details_pb2.RetryInfo()
+        if _unpacks(item, info):
+            return float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9)
     return None
+
+
+def _unpacks(item: any_pb2.Any, message: Message) -> bool:
+    """Whether the item is such a message, which then has its content."""
+    try:
+        return bool(item.Unpack(message))
+    except Exception:  # it says that it is one, and is damaged: a stranger's again
+        return False
 
 
 def _details(details: bytes) -> list[any_pb2.Any]:

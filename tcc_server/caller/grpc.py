@@ -23,7 +23,7 @@ from tcc_server.core.model import Status
 
 _log = structlog.get_logger(__name__)
 _OK = Status()
-_UNKNOWN = 2
+_FAILED = TryReply(Status(2, "the manager failed at this call: its log says why"))
 UNCONFIGURED = "participant {} is no longer configured"
 
 
@@ -93,12 +93,16 @@ def _carried_out(told: Callable[[TryReply], object], work: asyncio.Future[TryRep
     error = work.exception()
     if error is not None:
         _log.error("caller_failed", exc_info=error)
-    failed = TryReply(Status(_UNKNOWN, "the manager failed at this call: its log says why"))
-    told(work.result() if error is None else failed)
+    told(work.result() if error is None else _FAILED)
 
 
 def _answered(call: TryCall, told: Callable[[TryReply], object], answer: TryStreamResponse.Item | Exception) -> None:
-    told(_unanswered(call, answer) if isinstance(answer, Exception) else _read(answer))
+    try:
+        reply = _unanswered(call, answer) if isinstance(answer, Exception) else _read(answer)
+    except Exception as error:
+        _log.error("caller_failed", gid=call.key.gid, step=call.ask.step, exc_info=error)
+        reply = _FAILED
+    told(reply)
 
 
 def _read(answer: TryStreamResponse.Item) -> TryReply:

@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 import tcc
 from services.accounts.v1 import accounts_pb2 as pb
+from tcc_server.core.model import Key
 from tests.links.participant import Links, call
 
 
@@ -97,3 +98,20 @@ async def test_a_repeated_attempt_has_the_same_answer_and_one_effect(links: Link
     replies = [await links.caller.call(call(attempt=attempt + 1)) for attempt in range(times)]
     assert len({reply.reply for reply in replies}) == 1
     assert links.told.runs == ["try g"]
+
+
+async def test_damaged_details_are_those_of_a_stranger_and_the_answer_is_heard_all_the_same(links: Links) -> None:
+    kinds = (error_details_pb2.RetryInfo, error_details_pb2.ErrorInfo)
+    damaged = [
+        any_pb2.Any(type_url=f"type.googleapis.com/{kind.DESCRIPTOR.full_name}", value=b"\x0f") for kind in kinds
+    ]
+    details = status_pb2.Status(code=14, message="not now", details=damaged).SerializeToString()
+
+    async def fail(context: Any) -> None:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "not now", (("grpc-status-details-bin", details),))
+
+    assert (await links.caller.call(call())).status.code == 0
+    links.told.on_try = fail
+    async with asyncio.timeout(5):  # the second by the quick way of a stream that works
+        reply = await links.caller.call(replace(call(), key=Key("default", "another")))
+    assert (reply.status.code, reply.status.message, reply.retry_after) == (14, "not now", None)
