@@ -100,8 +100,8 @@ class KeptConnection:
 
     async def run(self, statement: str, *values: object) -> Sequence[Mapping[str, Any]]:
         """Run a statement; its rows. Raises what the driver raises; see `is_undone` and `is_of_one_row`."""
-        if self._connection is None or self._driver.is_closed():
-            await self.close()
+        if self._driver is None or self._driver.is_closed():
+            await self._drop()  # given back, one that the server closed would be the next one taken
             await self._connect()
         try:
             rows: Sequence[Mapping[str, Any]] = await self._driver.fetch(statement, *values)
@@ -113,19 +113,20 @@ class KeptConnection:
 
     async def close(self) -> None:
         """Give the connection back. The next statement takes another."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._driver = self._connection, None, None
         if connection is not None:
             await connection.close()
 
     async def _connect(self) -> None:
-        connection = await self._engine.connect()
-        self._driver = (await connection.get_raw_connection()).driver_connection
-        self._connection = connection
+        self._connection = await self._engine.connect()
+        self._driver = (await self._connection.get_raw_connection()).driver_connection
 
     async def _drop(self) -> None:
-        if self._connection is not None:
-            await self._connection.invalidate()
-        await self.close()
+        try:
+            if self._connection is not None:
+                await self._connection.invalidate()
+        finally:
+            await self.close()
 
 
 class PostgresDatabase:

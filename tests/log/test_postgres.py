@@ -157,6 +157,21 @@ async def test_two_replicas_that_meet_on_many_rows_lose_none_of_them_to_a_deadlo
         rows = [one if verdict[0] is None else two for (one, two), verdict in zip(after, verdicts, strict=True)]
 
 
+async def test_a_connection_that_the_server_closed_meanwhile_costs_no_append(
+    log: PostgresLog, by_hand: AsyncConnection
+) -> None:
+    await log.append(new_row("before"))
+    writers = "pid <> pg_backend_pid() AND datname = current_database() AND query LIKE '%INSERT INTO tcc_transaction%'"
+    ended = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {writers}"  # noqa: S608  our own
+    assert await by_hand.scalar(text(ended)) == 1
+    await by_hand.rollback()
+    async with asyncio.timeout(10):
+        while await by_hand.scalar(text(f"SELECT count(*) FROM pg_stat_activity WHERE {writers}")):  # noqa: S608
+            await by_hand.rollback()
+    await log.load([Key("default", "before")])  # a turn of the loop: the end has been heard by now
+    await log.append(new_row("after"))
+
+
 async def test_more_reads_than_connections_wait_their_turn(log: PostgresLog) -> None:
     await log.append(new_row())
     reads = await asyncio.gather(
