@@ -75,6 +75,7 @@ class Asked(Generic[K, A]):
     def cancel(self) -> None:
         """Nobody waits for it any more; if it has not left yet, it stays here."""
         self.answered = None
+        self.item = b""  # it may be large, and the rest stays until its answer comes or its time is over
 
     def answer(self, answer: A | Exception) -> None:
         """Tells who asked, once."""
@@ -189,7 +190,8 @@ class ListStream(Generic[K, A]):
         """Sends an item with the next list, and waits for its answer. Cancelling it drops an item that has not left.
 
         Args:
-            key: names the item among those that are under way.
+            key: names the item among those that are under way. Where it leaves under the key of another, that one is
+                unknown from then on.
             item: serialised.
             timeout: seconds.
 
@@ -339,7 +341,10 @@ class ListStream(Generic[K, A]):
                 size += len(item)
                 if batch and size > self._max_bytes:
                     break
-                self._asked[asked.key] = asked
+                before = self._asked.setdefault(asked.key, asked)
+                if before is not asked:
+                    self._asked[asked.key] = asked
+                    before.answer(StreamEnded(grpc.StatusCode.ABORTED, "it was asked again under the same key"))
                 batch.append(item)
             waiting.popleft()
         return batch

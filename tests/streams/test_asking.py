@@ -157,3 +157,25 @@ async def test_a_closed_stream_says_so_later_and_not_from_within(line: Line) -> 
     assert told.answers == {}
     await told.until(1)
     assert isinstance(told.answers[1], StreamEnded)
+
+
+async def test_one_that_is_asked_again_under_its_key_is_unknown_and_not_forgotten(line: Line) -> None:
+    told, stream = Told(), line.stream()
+    line.service.gates[1] = asyncio.Event()
+    stream.put(1, item(1), PATIENCE, partial(told, 1))
+    await line.service.until(lambda: 1 in line.service.arrived)
+    stream.put(1, item(1, b"again"), PATIENCE, partial(told, 2))
+    await told.until(1)
+    assert isinstance(told.answers[1], StreamEnded)
+    line.service.gates[1].set()
+    await told.until(2)
+    assert told.answers[2].id == 1
+
+
+async def test_one_that_is_given_up_keeps_no_bytes(line: Line) -> None:
+    told, stream = Told(), line.stream()
+    line.service.gates[1] = asyncio.Event()
+    gone = stream.put(1, item(1, bytes(1000)), PATIENCE, partial(told, 1))
+    await line.service.until(lambda: 1 in line.service.arrived)
+    gone.cancel()
+    assert not gone.item
