@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from tcc.errors import UsageError
-from tcc.fence._rows import momentary
+from tcc.fence._rows import check_statement, momentary
 from tcc.fence._seam import Body, Record, Refusal, Result
 from tcc.fence._shareable import First, Shareable
 
@@ -249,6 +249,17 @@ def refuse_to_end(connection: Connection) -> None:
     if phase is not None and phase.owns(connection):
         connection.invalidate()  # SQLAlchemy now holds the transaction for ended, the database does not
         raise UsageError("the transaction is the fence's: commit through fence.session, not through its connection")
+
+
+def refuse_to_end_by_statement(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+    """Called before SQLAlchemy executes a statement.
+
+    Raises:
+        UsageError: it would end a transaction in which a handler works.
+    """
+    phase = current.get()
+    if phase is not None and phase.owns(connection):
+        check_statement(statement)
 
 
 current: ContextVar[PhaseTransaction | None] = ContextVar("tcc_phase_transaction", default=None)

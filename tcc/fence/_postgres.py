@@ -17,6 +17,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from tcc.fence._rows import (
+    ENDED,
     INSERTED,
     LOOKED_AT,
     Asked,
@@ -129,6 +130,8 @@ class PostgresRows:
 
     async def commit(self, changes: Changes) -> None:
         """See `Rows.commit`."""
+        if not self._driver.is_in_transaction():
+            raise FenceUnavailable(ENDED)
         with own_errors():
             for change, entries in changes.items():
                 if len(entries) == 1:

@@ -6,6 +6,7 @@ costs. Handlers' own statements go through SQLAlchemy as ever.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -13,6 +14,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from sqlalchemy.exc import DBAPIError
 
+from tcc.errors import UsageError
 from tcc.fence._rules import AFTER, Phase, State
 from tcc.fence._seam import FenceBusy, FenceUnavailable, Record, Refusal, Visit
 from tcc.fence._shareable import First, Shareable
@@ -149,6 +151,27 @@ def change_to(visit: Visit, record: Record, now: int) -> tuple[Change, tuple[Any
     if refusal is not None:
         return Change.REFUSED, (refusal.code.value[0], refusal.text, refusal.details, *key)
     return Change.SETTLED, (_AFTER[visit.phase], now, *key)
+
+
+# Transactions that others would end.
+
+ENDED: Final = "the transaction was ended by somebody else, and nothing is recorded"
+
+_ENDS_ALL: Final = re.compile(
+    r"(\s|;|--[^\n]*\n|/\*.*?\*/)*"  # comments may come first
+    r"(COMMIT|END|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!\s+((TRANSACTION|WORK)\s+)?TO\b))\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def check_statement(statement: str) -> None:
+    """Looks at a handler's statement before it goes to the database.
+
+    Raises:
+        UsageError: it would end the fence's transaction.
+    """
+    if _ENDS_ALL.match(statement):
+        raise UsageError(f"the transaction is the fence's, and {statement.strip()!r} would end it: leave that to it")
 
 
 # What a database's error says.

@@ -22,7 +22,7 @@ from tcc.errors import UsageError
 from tcc.fence import _postgres, _sqlite
 from tcc.fence._aiosqlite import uninterrupted
 from tcc.fence._list import ListRun, ListUndone
-from tcc.fence._phase import PhaseTransaction, current, refuse_to_end
+from tcc.fence._phase import PhaseTransaction, current, refuse_to_end, refuse_to_end_by_statement
 from tcc.fence._rows import Rows, change_to, key_of, sqlstate
 from tcc.fence._rules import Rule, State
 from tcc.fence._seam import (
@@ -107,6 +107,7 @@ class SqlFence:
                 self._writing = self._engine.execution_options(**{_sqlite.BEGIN: "BEGIN IMMEDIATE"})
             case "postgresql":
                 _postgres.prepare(sync_engine)
+                event.listen(sync_engine, "before_cursor_execute", refuse_to_end_by_statement)
                 self._fenced = self._engine.execution_options(isolation_level="AUTOCOMMIT")
                 self._writing = self._engine.execution_options(isolation_level="READ COMMITTED")
             case _:

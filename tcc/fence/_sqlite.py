@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,12 +25,14 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState, StaticPool
 from tcc.errors import UsageError
 from tcc.fence._aiosqlite import QuickCursors, let_statements_end, on_its_thread
 from tcc.fence._rows import (
+    ENDED,
     INSERTED,
     LOOKED_AT,
     Asked,
     Change,
     Changes,
     Key,
+    check_statement,
     inserted,
     is_busy,
     key_of,
@@ -63,8 +64,6 @@ _NEW: Final = {
     None: f"{_OWN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
 }
 """How a new row is written, by the change that comes to it while it stands inserted elsewhere; None: no change."""
-
-_ENDS_ALL: Final = re.compile(r"\s*(COMMIT|END|ROLLBACK(?!\s+(TRANSACTION\s+)?TO\b))\b", re.IGNORECASE)
 
 
 def prepare(engine: Engine, row_wait: float) -> None:
@@ -128,7 +127,7 @@ class SqliteRows:
     def __init__(self, driver: Any) -> None:
         self._driver = driver
         self._new: dict[Key, tuple[Any, ...]] = {}
-        driver.cursor = QuickCursors(driver, _refuse_to_end)
+        driver.cursor = QuickCursors(driver, self._check)
 
     async def find(self, visits: Sequence[Visit], now: int) -> Sequence[Record | None]:
         """See `Rows.find`."""
@@ -146,6 +145,7 @@ class SqliteRows:
 
     async def share(self, asked: Sequence[Asked]) -> Sequence[First] | None:
         """See `Rows.share`."""
+        self._check_open()
         with own_errors():
             work = [(shareable.text, shareable.values(parameters, 0)) for shareable, parameters in asked]
             return await on_its_thread(self._driver, _share, work)
@@ -179,6 +179,19 @@ class SqliteRows:
         if self._driver.in_transaction:
             await on_its_thread(self._driver, sqlite3.Connection.rollback)
 
+    def _check(self, statement: str) -> None:
+        check_statement(statement)
+        self._check_open()
+
+    def _check_open(self) -> None:
+        """SQLite ends a transaction by itself at some errors (`INSERT OR ROLLBACK`, a full disk).
+
+        What a handler that goes on after that does would be committed at once; or a savepoint would begin a new
+        transaction, and rows would be committed in it whose effects are gone.
+        """
+        if not self._driver.in_transaction:
+            raise FenceUnavailable(ENDED)
+
 
 def _find(connection: sqlite3.Connection, keys: Sequence[Key]) -> list[Any]:
     connection.execute("BEGIN IMMEDIATE")
@@ -207,18 +220,13 @@ def _share(connection: sqlite3.Connection, work: Sequence[tuple[str, tuple[Any, 
 
 def _commit(connection: sqlite3.Connection, writes: Sequence[tuple[str, Sequence[tuple[Any, ...]]]]) -> None:
     if not connection.in_transaction:
-        raise FenceUnavailable("the transaction was ended by somebody else, and nothing is recorded")
+        raise FenceUnavailable(ENDED)
     for statement, entries in writes:
         connection.executemany(statement, entries)
     try:
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         raise FenceUnavailable(f"the commit's result is unknown: {error}") from error
-
-
-def _refuse_to_end(statement: str) -> None:
-    if _ENDS_ALL.match(statement):
-        raise UsageError(f"the transaction is the fence's, and {statement.strip()!r} would end it: leave that to it")
 
 
 class WriterQueue:
