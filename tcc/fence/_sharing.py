@@ -71,7 +71,8 @@ class SharedVisits:
         finally:
             over.set()
         for one, result in zip(listed, made, strict=True):
-            if isinstance(result, VisitAlone) and not isinstance(result, VisitLater):
+            # One that was dropped before its list began is not waited for: it may be gone, and would stay in the set.
+            if isinstance(result, VisitAlone) and not isinstance(result, VisitLater) and not one.dropped:
                 self._alone.add(one)
         return made
 

@@ -128,12 +128,33 @@ async def test_one_that_goes_alone_and_hangs_holds_lists_up_for_a_bounded_time(m
     assert not shared._alone
 
 
+async def test_one_that_is_cancelled_while_its_list_waits_for_those_is_not_waited_for_by_any_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_sharing, "_ALONE_FIRST", 0.05)
+    underneath = FailsOnce(fails=2)
+    shared = SharedVisits(underneath)
+    alone = asyncio.create_task(shared.visit(of("g-0"), Business()))
+    await underneath.is_alone.wait()
+    stays = asyncio.create_task(shared.visit(of("g-1"), Business()))
+    goes = asyncio.create_task(shared.visit(of("g-2"), Business()))
+    while shared._quiet is None:  # noqa: ASYNC110  it says nothing by itself
+        await asyncio.sleep(0)
+    goes.cancel()
+    await asyncio.gather(goes, return_exceptions=True)
+    underneath.let_go.set()
+    await asyncio.gather(alone, stays)
+    assert underneath.lists == 2
+    assert not shared._alone
+
+
 class FailsOnce:
-    """A fence whose first list fails, and whose lonely visits wait to be let go."""
+    """A fence whose first list (or lists) fails, and whose lonely visits wait to be let go."""
 
     retention = 1.0
 
-    def __init__(self) -> None:
+    def __init__(self, fails: int = 1) -> None:
+        self._fails = fails
         self.lists = 0
         self.is_alone = asyncio.Event()
         self.let_go = asyncio.Event()
@@ -145,7 +166,7 @@ class FailsOnce:
 
     async def visit_many(self, listed: Sequence[Listed]) -> Sequence[Verdict | Exception]:
         self.lists += 1
-        return [VisitAlone() if self.lists == 1 else Verdict(Rule.DONE, None) for _ in listed]
+        return [VisitAlone() if self.lists <= self._fails else Verdict(Rule.DONE, None) for _ in listed]
 
     async def close(self) -> None:
         pass
