@@ -21,6 +21,7 @@ _METADATA_BYTES = 4096
 _NAME_LENGTH = 128
 _PATH_LENGTH = 256
 _KNOWN_MOST = 4096
+_KNOWN_LENGTH = 3 * (_PATH_LENGTH + 3)
 _KNOWN_METHODS: dict[bytes, Methods] = {}
 """Triples that were checked, by their bytes, so that each is checked once and kept once."""
 
@@ -151,7 +152,8 @@ def _methods(step: str, methods: transaction_pb2.Methods) -> Methods:
         return known
     paths = Methods(methods.try_method, methods.confirm_method, methods.cancel_method)
     _check_methods(step, paths)
-    if len(_KNOWN_METHODS) < _KNOWN_MOST:  # they come from clients: do not let them fill the memory
+    # They come from clients: do not let them fill the memory, nor with fields that are none of ours.
+    if len(_KNOWN_METHODS) < _KNOWN_MOST and len(said) <= _KNOWN_LENGTH:
         _KNOWN_METHODS[said] = paths
     return paths
 
