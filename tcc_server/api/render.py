@@ -258,15 +258,11 @@ def _status(status: Status) -> pb.CallStatus:
     return pb.CallStatus(code=status.code, message=status.message, details=status.details)
 
 
-_TIME = Timestamp()
-
-
 @lru_cache(256)  # one event gives several of a transaction's times
 def _stamp(at: float) -> bytes:
     """A Timestamp with its length before it."""
     seconds, micros = divmod(round(at * 1e6), 1_000_000)
-    _TIME.seconds, _TIME.nanos = seconds, micros * 1000
-    stamp = _TIME.SerializeToString()
+    stamp = Timestamp(seconds=seconds, nanos=micros * 1000).SerializeToString()
     return varint(len(stamp)) + stamp
 
 
