@@ -37,6 +37,8 @@ Handle: TypeAlias = Callable[[Command, float], Awaitable[Outcome]]
 """Carries one command out within so many seconds; never raises."""
 
 _Branch: TypeAlias = tuple[str, str, str, str, int]
+_Word: TypeAlias = "asyncio.Future[None]"
+"""That an outcome was handed over, or given up."""
 
 _LIST_ITEMS: Final = 512
 _LIST_BYTES: Final = 1024 * 1024
@@ -99,7 +101,7 @@ class CommandConsumer:
             messages_ahead=messages_ahead,
             renew_after=renew_after,
         )
-        self._in_hand: dict[_Branch, asyncio.Task[None]] = {}
+        self._in_hand: dict[_Branch, asyncio.Task[_Word | None]] = {}
         self._outlets: dict[str, _Outlet] = {}
         self.messages = 0
         self.undecodable = 0
@@ -184,7 +186,7 @@ class CommandConsumer:
 
     async def _carry_all(self, commands: Iterable[Command], reply_to: str, carried: _Carried) -> None:
         loop = asyncio.get_running_loop()
-        elsewhere: list[asyncio.Task[None]] = []
+        elsewhere: list[asyncio.Task[_Word | None]] = []
         in_hand = self._in_hand
         for command in commands:
             branch: _Branch = (reply_to, command.namespace, command.gid, command.branch, command.phase)
@@ -200,11 +202,14 @@ class CommandConsumer:
             for task in carried.tasks:
                 if not task.done():
                     await asyncio.wait((task,))
-            for word in carried.handed_over:
+            for handed_over in carried.handed_over:
                 with suppress(BatcherClosed):
-                    await word
+                    await handed_over
             for task in elsewhere:
                 await asyncio.wait((task,))
+                word = None if task.cancelled() or task.exception() is not None else task.result()
+                if word is not None:
+                    await asyncio.wait((word,))
         finally:
             limit.cancel()
             left = [task for task in carried.tasks if not task.done()]
@@ -216,11 +221,14 @@ class CommandConsumer:
                 for branch in [branch for branch, task in in_hand.items() if task in carried.tasks]:
                     del in_hand[branch]
 
-    async def _carry(self, command: Command, branch: _Branch, carried: _Carried) -> None:
+    async def _carry(self, command: Command, branch: _Branch, carried: _Carried) -> _Word | None:
         try:
             outcome = await self._outcome(command, carried)
-            if carried.outlet is not None:
-                carried.handed_over.append(carried.outlet.batcher.put(outcome.SerializeToString()))
+            if carried.outlet is None:
+                return None
+            word = carried.outlet.batcher.put(outcome.SerializeToString())
+            carried.handed_over.append(word)
+            return word
         finally:
             self._in_hand.pop(branch, None)
 
@@ -331,8 +339,8 @@ class _Carried:
     def __init__(self, outlet: _Outlet | None, until: float) -> None:
         self.outlet = outlet
         self.until = until
-        self.tasks: list[asyncio.Task[None]] = []
-        self.handed_over: list[asyncio.Future[None]] = []
+        self.tasks: list[asyncio.Task[_Word | None]] = []
+        self.handed_over: list[_Word] = []
         self.late = False
 
     def run_out(self) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
+from tcc.amqp.consumer import CommandConsumer
 from tcc.amqp.topology import EXCHANGE, command_queue
 from tcc.v1.participant_pb2 import Command, CommandList, Outcome
 from tests.rabbitmq.broker import channel, depth
@@ -284,6 +286,47 @@ async def test_copies_of_a_command_in_one_instance_are_carried_out_once_and_answ
         await until(lambda: _is_empty(broker.url, name))
     assert worker.begun == ["a"]
     assert end.outcomes.empty()
+
+
+class Delivery:
+    """A message as a consumer gets it, that notes its acknowledgement."""
+
+    routing_key = "anything"
+    reply_to = "outcomes"
+
+    def __init__(self, *commands: Command) -> None:
+        self.body = CommandList(commands=commands).SerializeToString()
+        self.acknowledged = asyncio.Event()
+
+    async def ack(self) -> None:
+        self.acknowledged.set()
+
+
+async def test_a_copy_is_acknowledged_only_once_the_outcome_that_answers_it_was_handed_over() -> None:
+    worker = Worker()
+    worker.hold()
+    consuming = CommandConsumer("amqp://nobody@127.0.0.1:1/", "p", worker.handle)
+    publishing, let_go = asyncio.Event(), asyncio.Event()
+
+    async def publish(_reply_to: str, outcomes: Sequence[bytes]) -> list[Exception | None]:
+        publishing.set()
+        await let_go.wait()
+        return [None for _ in outcomes]
+
+    consuming._publish = publish  # type: ignore[assignment, method-assign]  # stands in for a broker that takes its time
+    copies = [Delivery(command("a", "p")), Delivery(command("a", "p", attempt=2))]
+    for copy in copies:
+        await consuming._take(copy)  # type: ignore[arg-type]  # all of a message that it looks at
+    await worker.until_begun(1)
+    worker.release()
+    await publishing.wait()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not any(copy.acknowledged.is_set() for copy in copies)
+    let_go.set()
+    for copy in copies:
+        await copy.acknowledged.wait()
+    assert worker.begun == ["a"]
 
 
 async def _waits(url: str, name: str) -> bool:
