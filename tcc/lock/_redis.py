@@ -269,7 +269,7 @@ class RedisLock:
             except RedisError as error:  # it answers, if only to refuse
                 self._note(error)
             for release in releases:
-                del self._owed[release.token]
+                self._owed.pop(release.token, None)  # it may have had to make room meanwhile
             if self._owed:
                 wait = 0.0
             else:

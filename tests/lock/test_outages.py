@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from redis.asyncio import Redis as Client
 
 import tcc
 from tcc.fence import Phase
-from tcc.lock import Busy, Held
+from tcc.lock import Busy, Held, _redis
 from tests.lock.waiting import gone
 from tests.participant.scripted import Branch, Direct, Scripted, make_server
 from tests.servers.redis import Redis
@@ -79,6 +79,37 @@ async def test_a_silent_redis_costs_one_command_its_timeout_and_the_others_nothi
         await gone(client, f"tcc:lock:{key}")
     await until_it_serves(lock)
     assert outages(caplog) == ["begins", "ends"]
+
+
+async def test_an_outage_ends_also_where_releases_had_to_make_room_for_others_while_redis_was_asked(
+    own_redis: Redis, make: Make, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_redis, "_OWED_MAX", 2)
+    lock = make(own_redis.url)
+    held = [await hold(lock, f"{key}{number}") for number in range(4)]
+    exchange, asked, go_on = lock._exchange, asyncio.Event(), asyncio.Event()
+
+    async def slow(asks: Sequence[_redis._Ask]) -> Sequence[int | Exception]:
+        if lock._away and len(asks) == 2:
+            asked.set()
+            await go_on.wait()
+        return await exchange(asks)
+
+    monkeypatch.setattr(lock, "_exchange", slow)
+    own_redis.kill()
+    for one in held[:2]:
+        await one.release()
+    while not lock._away:  # noqa: ASYNC110  it says nothing by itself
+        await asyncio.sleep(0)
+    own_redis.start()
+    await asked.wait()
+    owed = set(lock._owed)
+    for one in held[2:]:
+        await one.release()
+    while owed & set(lock._owed):  # noqa: ASYNC110  it says nothing by itself
+        await asyncio.sleep(0)
+    go_on.set()
+    await until_it_serves(lock)
 
 
 async def test_commands_that_wait_together_do_not_wait_out_a_timeout_each(
