@@ -189,6 +189,9 @@ class ListRun:
         try:
             if result is None:
                 phase.may_meet = False
+                if phase.question is not None and not phase.question.answer.done():
+                    # Not the handler itself waits for the others, but a task of its that began at once (an eager one).
+                    phase.question.answer.set_result(False)
                 try:
                     result = await self._finish(handler.one, handler.turn)
                 except Exception as error:

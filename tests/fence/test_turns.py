@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Generator
+from types import coroutine
+from typing import Any, TypeVar
 
 import pytest
+from sqlalchemy import bindparam, select
 
 from tcc.fence import Body, Record, Rule
-from tests.fence.lists import add, amounts, effect, effects, in_one_list, of, prepare, verdict
+from tests.fence.lists import ACCOUNTS, add, amounts, effect, effects, in_one_list, of, prepare, verdict
 from tests.fence.sharing import SharingFence
+
+R = TypeVar("R")
 
 
 @pytest.fixture
@@ -150,6 +155,37 @@ async def test_lists_that_are_stopped_stop_the_handler_that_runs(fence: SharingF
     assert visiting.cancelled()
     assert [type(error) for error in ended] == [asyncio.CancelledError]
     assert (await fence.visit(of("g-0"), _says(b"again"))).rule is Rule.RUN
+
+
+async def test_a_statement_that_a_task_of_the_handlers_began_at_once_waits_for_nobody(fence: SharingFence) -> None:
+    async def body(_: Record | None) -> bytes:
+        asking = fence.first(LOOK, account="a")  # which an eager task would begin before the handler waits
+        waits_for = asking.send(None)
+        row = await asyncio.create_task(_ends(asking, waits_for))
+        return str(row and row[0]).encode()
+
+    ends = await in_one_list(fence, [(of("g-0"), body), (of("g-1"), effect(fence, "x"))])
+    records = [verdict(end).record for end in ends]
+    assert [record and record.reply for record in records] == [b"a", b"x"]
+    assert (fence.lists, fence.alone) == ([2], 0)
+
+
+LOOK = select(ACCOUNTS.c.name).where(ACCOUNTS.c.name == bindparam("account"))
+
+
+async def _ends(work: Coroutine[Any, Any, R], waits_for: Any) -> R:
+    return await _rest(work, waits_for)
+
+
+@coroutine
+def _rest(work: Coroutine[Any, Any, R], waits_for: Any) -> Generator[Any, Any, R]:
+    while True:
+        answer = yield waits_for
+        try:
+            waits_for = work.send(answer)
+        except StopIteration as ended:
+            result: R = ended.value
+            return result
 
 
 def _says(reply: bytes) -> Body:
