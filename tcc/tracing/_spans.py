@@ -87,6 +87,11 @@ class TraceParent(NamedTuple):
         return _W3C.extract({key: value for key, value in carrier.items() if value}, context=Context())
 
     @property
+    def is_plain(self) -> bool:
+        """Well-formed, or empty, and without a state. Another may be anything at all until `context` has read it."""
+        return not self.state and (not self.parent or _PARENT.fullmatch(self.parent) is not None)
+
+    @property
     def sampled(self) -> bool:
         """Whether the trace was chosen to be recorded."""
         return self.parent[-1:] in _ODD

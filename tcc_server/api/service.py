@@ -148,7 +148,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         said = _trace_of(item.metadata) if item.metadata else _NO_TRACE
         self._under_way.begun()
         try:
-            if self._tracing.drops(said):
+            if said.is_plain and self._tracing.drops(said):
                 return await self._answer_plan(item, said, None)
             with self._served("Execute", item.request.gid, said) as rpc:
                 return await self._answer_plan(item, TraceParent.current(), rpc)

@@ -13,7 +13,8 @@ import pytest
 import tcc
 from services.accounts.v1 import accounts_pb2 as pb
 from tcc import wire
-from tcc.v1 import manager_pb2, manager_pb2_grpc
+from tcc.v1 import manager_pb2, manager_pb2_grpc, transaction_pb2
+from tests.spine.bad_requests import branch
 from tests.spine.installation import OPENING, Bank, Installation, config, credit, debit, running, transfer
 from tests.spine.traffic import Script, Serve, answers, loses_the_reply, never_answers, waits_for
 
@@ -249,3 +250,28 @@ async def test_a_participant_that_is_no_longer_configured_keeps_its_transaction_
         installation = Installation(bank_a, bank_b, manager, app.listen)
         assert (await installation.ended("g-1")).state is tcc.State.CONFIRMED
         await installation.check()
+
+
+@pytest.mark.parametrize("parent", [b"\xff" * 55, b"00-a\r\nb", b"x" * 20_000], ids=["bytes", "lines", "length"])
+async def test_a_trace_context_that_is_none_harms_neither_its_transaction_nor_the_others(
+    installation: Installation, parent: bytes
+) -> None:
+    gids = ("strange", "other")
+    items = [
+        manager_pb2.ExecuteStreamRequest.Item(
+            id=number,
+            request=manager_pb2.ExecuteRequest(gid=gid, branches=[branch()], wait=manager_pb2.WAIT_COMPLETED),
+            metadata=[transaction_pb2.Metadata(key="traceparent", value=parent)] if gid == "strange" else [],
+        )
+        for number, gid in enumerate(gids, 1)
+    ]
+    async with grpc.aio.insecure_channel(installation.address) as channel:
+        stub: Any = manager_pb2_grpc.TransactionManagerStub(channel)
+        call = stub.ExecuteStream(timeout=20)
+        await call.write(manager_pb2.ExecuteStreamRequest(items=items))
+        await call.done_writing()
+        answers = [answer async for message in call for answer in message.items]
+    confirmed = [(answer.error.code, answer.response.transaction.state) for answer in answers]
+    assert confirmed == [(0, transaction_pb2.STATE_CONFIRMED)] * 2
+    assert all(not answer.response.transaction.traceparent for answer in answers)
+    assert installation.bank_a.ann == (OPENING - 2, 0)
