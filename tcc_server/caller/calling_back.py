@@ -9,10 +9,10 @@ from functools import partial
 import structlog
 
 from tcc_server.caller.seam import Caller, CallingBack, Sent, TryCall, TryReply
+from tcc_server.core import rules
 from tcc_server.core.model import Status
 
 _log = structlog.get_logger(__name__)
-_UNKNOWN = 2
 
 
 def calling_back(caller: Caller) -> CallingBack:
@@ -45,4 +45,4 @@ def _ended(call: TryCall, told: Callable[[TryReply], object], attempt: asyncio.F
         told(attempt.result())
         return
     _log.error("caller_failed", gid=call.key.gid, step=call.ask.step, exc_info=error)
-    told(TryReply(Status(_UNKNOWN, "the manager failed at this call: its log says why")))
+    told(TryReply(Status(rules.UNKNOWN, "the manager failed at this call: its log says why")))

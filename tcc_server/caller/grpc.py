@@ -23,7 +23,7 @@ from tcc_server.core.model import Status
 
 _log = structlog.get_logger(__name__)
 _OK = Status()
-_FAILED = TryReply(Status(2, "the manager failed at this call: its log says why"))
+_FAILED = TryReply(Status(rules.UNKNOWN, "the manager failed at this call: its log says why"))
 UNCONFIGURED = "participant {} is no longer configured"
 
 
@@ -113,7 +113,8 @@ def _read(answer: TryStreamResponse.Item) -> TryReply:
         for entry in answer.trailers
     )
     said = answer.status
-    return _reply(Status(said.code, said.message, said.details), answer.reply, trailers)
+    code = said.code if said.code in wire.STATUS_BY_NUMBER else rules.UNKNOWN  # as gRPC takes what it does not know
+    return _reply(Status(code, said.message, said.details), answer.reply, trailers)
 
 
 def _unanswered(call: TryCall, error: Exception) -> TryReply:

@@ -12,6 +12,7 @@ from typing import Final
 from tcc_server.core.model import Decision, OutcomeKind, Reservation, Settlement, State
 
 OK: Final = 0
+UNKNOWN: Final = 2
 DEADLINE_EXCEEDED: Final = 4
 UNAVAILABLE: Final = 14
 
@@ -20,7 +21,7 @@ _FAILED = (9, 5, 3, 11, 6, 7)
 # ABORTED RESOURCE_EXHAUSTED CANCELLED UNAUTHENTICATED UNIMPLEMENTED
 _STOPPED = (10, 8, 1, 16, 12)
 # UNAVAILABLE DEADLINE_EXCEEDED UNKNOWN INTERNAL DATA_LOSS
-_BROKEN = (UNAVAILABLE, DEADLINE_EXCEEDED, 2, 13, 15)
+_BROKEN = (UNAVAILABLE, DEADLINE_EXCEEDED, UNKNOWN, 13, 15)
 
 # What a Try's status means: with `tcc-refused: 1`, and without.
 TRY_STATUS: Final[dict[int, tuple[Reservation, Reservation]]] = {
