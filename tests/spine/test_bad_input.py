@@ -435,7 +435,7 @@ async def _check_refusal(installation: Installation, bad: Bad) -> None:
 def _reason(error: Any) -> str:
     if not isinstance(error, grpc.aio.AioRpcError):
         error = error.__cause__
-    info = wire.error_info(dict(error.trailing_metadata() or ()).get(wire.STATUS_DETAILS, b""))
+    info = wire.error_info(dict(tuple(error.trailing_metadata() or ())).get(wire.STATUS_DETAILS, b""))
     return info.reason if info is not None else ""
 
 

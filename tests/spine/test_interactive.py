@@ -222,7 +222,7 @@ async def test_a_branch_cannot_join_after_the_decision(
         with pytest.raises(grpc.aio.AioRpcError, match=says) as late:
             await stub.Try(_try("t-1", "out", "bank-a", "Debit", DEBIT))
         assert late.value.code() is code
-        assert wire.TRY_RESULT not in dict(late.value.trailing_metadata() or ())
+        assert wire.TRY_RESULT not in dict(tuple(late.value.trailing_metadata() or ()))
     assert not installation.bank_a.traffic.calls("TryDebit")
     assert installation.bank_a.books.fence == {}
 

@@ -88,7 +88,7 @@ async def test_a_try_that_times_out_is_cancelled_and_its_late_arrival_is_refused
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await again(lost.request, metadata=[pair for pair in lost.metadata if pair[0].startswith("tcc-")])
     assert refused.value.code() is Code.FAILED_PRECONDITION
-    trailers = dict(refused.value.trailing_metadata() or ())
+    trailers = dict(tuple(refused.value.trailing_metadata() or ()))
     assert trailers[wire.REFUSED] == "1"
     info = wire.error_info(bytes(trailers[wire.STATUS_DETAILS]))
     assert info is not None

@@ -104,7 +104,7 @@ async def test_other_languages_hear_of_another_plan_by_the_status_and_its_detail
     with pytest.raises(grpc.aio.AioRpcError) as reused:
         await execute(branch(), gid="t-1")(installation)
     assert reused.value.code() is grpc.StatusCode.ALREADY_EXISTS
-    details = dict(reused.value.trailing_metadata() or ())[wire.STATUS_DETAILS]
+    details = dict(tuple(reused.value.trailing_metadata() or ()))[wire.STATUS_DETAILS]
     assert isinstance(details, bytes)
     info = wire.error_info(details)
     assert info is not None

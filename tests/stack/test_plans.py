@@ -89,7 +89,7 @@ async def test_a_try_that_times_out_is_cancelled_and_its_late_arrival_is_refused
         with pytest.raises(grpc.aio.AioRpcError) as late:
             await again(lost.request, metadata=[pair for pair in lost.metadata if pair[0].startswith("tcc-")])
     assert late.value.code() is Code.FAILED_PRECONDITION
-    info = wire.error_info(dict(late.value.trailing_metadata() or ())[wire.STATUS_DETAILS])
+    info = wire.error_info(dict(tuple(late.value.trailing_metadata() or ()))[wire.STATUS_DETAILS])
     assert info is not None
     assert info.reason == wire.LATE_TRY
     await run.check(clients[0])
