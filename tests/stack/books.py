@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
+import asyncpg  # type: ignore[import-untyped]  # it has none
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -151,7 +152,8 @@ class Audit:
     async def look(self) -> None:
         """Until it is over."""
         while not self.over.is_set():
-            with suppress(OSError, SQLAlchemyError):  # a database may be down, which is no broken promise
+            # A database may be down, which is no broken promise; SQLAlchemy 2.0 hands on what asyncpg says then.
+            with suppress(OSError, SQLAlchemyError, asyncpg.PostgresError):
                 await self._look()
                 self.looks += 1
             with suppress(TimeoutError):
