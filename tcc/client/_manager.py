@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -262,7 +263,7 @@ class Manager:
         request = _plan.serialised(gid, name, planned, timeout, wait)
         check_size(len(request), gid)
         line = self._open_line()
-        response = await line.write(gid, line.transport.execute, request, timeout + line.margin)
+        response = await line.write(gid, partial(line.transport.execute, gid), request, timeout + line.margin)
         if response.transaction.state == transaction_pb2.STATE_MIXED:
             raise TransactionMixed(gid)
         return Executed(response.transaction, planned)

@@ -119,15 +119,17 @@ class Transport:
             raise UsageError("this Manager was closed") from error
         return True
 
-    async def execute(self, request: bytes, timeout: float) -> manager_pb2.ExecuteResponse:
+    async def execute(self, gid: str, request: bytes, timeout: float) -> manager_pb2.ExecuteResponse:
         """One attempt of Execute.
 
         Args:
+            gid: the transaction that the request names, for traces.
             request: serialised, since it leaves inside a list.
+            timeout: seconds.
         """
         if self._plans is not None and self._plans.offered:
             try:
-                return await self._planned(self._plans, request, timeout)
+                return await self._planned(self._plans, gid, request, timeout)
             except NotOffered:
                 pass  # the manager did not look at it
         message = manager_pb2.ExecuteRequest.FromString(request)
@@ -187,11 +189,10 @@ class Transport:
         finally:
             call.cancel()
 
-    async def _planned(self, plans: Plans, request: bytes, timeout: float) -> manager_pb2.ExecuteResponse:
+    async def _planned(self, plans: Plans, gid: str, request: bytes, timeout: float) -> manager_pb2.ExecuteResponse:
         here = TraceParent.current()
         if self._tracing.drops(here):
             return await plans.execute(request, timeout, here)
-        gid = manager_pb2.ExecuteRequest.FromString(request).gid
         with self._tracing.call(f"/{_SERVICE}/Execute", here, Tags(gid=gid)) as span:
             try:
                 response = await plans.execute(request, timeout, span.trace)

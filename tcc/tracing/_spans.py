@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Token
-from dataclasses import dataclass
 from enum import Enum
 from importlib import metadata
 from typing import Final, NamedTuple
@@ -69,9 +68,16 @@ class TraceParent(NamedTuple):
     @classmethod
     def current(cls) -> TraceParent:
         """The one of the code that runs now."""
-        carrier: dict[str, str] = {}
-        _W3C.inject(carrier)
-        return cls(carrier.get(wire.TRACEPARENT, ""), carrier.get(wire.TRACESTATE, ""))
+        return cls.of_span(trace.get_current_span())
+
+    @classmethod
+    def of_span(cls, span: Span) -> TraceParent:
+        """The one that a span hands on; empty where the span belongs to no trace."""
+        here = span.get_span_context()
+        if not here.is_valid:
+            return cls()
+        parent = f"00-{here.trace_id:032x}-{here.span_id:016x}-{here.trace_flags:02x}"
+        return cls(parent, here.trace_state.to_header() if here.trace_state else "")
 
     def context(self) -> Context:
         """As OpenTelemetry takes it."""
@@ -104,8 +110,7 @@ class TraceParent(NamedTuple):
         return (*own, (wire.TRACESTATE, self.state)) if self.state else own
 
 
-@dataclass(frozen=True, slots=True)
-class Tags:
+class Tags(NamedTuple):
     """What a span says of the branch that it is about; empty ones are left out.
 
     Attributes:
@@ -132,14 +137,11 @@ class Tags:
 
     def attributes(self) -> dict[str, str | int]:
         """As span attributes."""
-        said: dict[str, str | int] = {
-            "tcc.gid": self.gid,
-            "tcc.branch": self.branch,
-            "tcc.phase": self.phase,
-            "tcc.attempt": self.attempt,
-            "tcc.participant": self.participant,
-        }
-        return {key: value for key, value in said.items() if value}
+        said: tuple[str | int, ...] = self
+        return {key: value for key, value in zip(_TAGS, said, strict=True) if value}
+
+
+_TAGS: Final = tuple(f"tcc.{name}" for name in Tags._fields)
 
 
 class Tracing:
@@ -161,7 +163,14 @@ class Tracing:
 
     def call(self, path: str, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
         """A gRPC call that this process makes. `Rpc.trace` goes into its metadata; say how it ended by `Rpc.ended`."""
-        return Unrecorded(parent) if self.drops(parent) else self._rpc(path, SpanKind.CLIENT, parent, tags)
+        if self.drops(parent):
+            return Unrecorded(parent)
+        span = self._rpc(path, SpanKind.CLIENT, parent, tags)
+        if span.is_recording():
+            return _ended(span, parent)
+        # A trace that begins here and was not chosen, as most are where few are.
+        told = TraceParent.of_span(span)
+        return Unrecorded(told if told.parent else parent)
 
     def passing(self, parent: TraceParent) -> Unrecorded | None:
         """What `served` gives where nobody would record it, before anything is made of path and tags.
@@ -176,7 +185,7 @@ class Tracing:
         """A gRPC call that this process answers; what runs inside has its span as the current one."""
         if self.drops(parent):
             return Unrecorded(parent, current=True)
-        return _current(self._rpc(path, SpanKind.SERVER, parent, tags))
+        return _current(_ended(self._rpc(path, SpanKind.SERVER, parent, tags), parent))
 
     def sent(self, destination: str, routing_key: str, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
         """A message that this process publishes. `Rpc.trace` goes into the message."""
@@ -185,20 +194,20 @@ class Tracing:
         attributes = _messaging("send", "send", destination)
         if routing_key:
             attributes["messaging.rabbitmq.destination.routing_key"] = routing_key
-        return self._span(f"send {destination}", SpanKind.PRODUCER, parent, {**attributes, **tags.attributes()})
+        attributes.update(tags.attributes())
+        return _ended(self._span(f"send {destination}", SpanKind.PRODUCER, parent, attributes), parent)
 
     def processed(self, destination: str, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
         """A message that this process works on; what runs inside has its span as the current one."""
         if self.drops(parent):
             return Unrecorded(parent, current=True)
         attributes: dict[str, str | int] = {**_messaging("process", "process", destination), **tags.attributes()}
-        return _current(self._span(f"process {destination}", SpanKind.CONSUMER, parent, attributes))
+        return _current(_ended(self._span(f"process {destination}", SpanKind.CONSUMER, parent, attributes), parent))
 
     def happened(self, name: str, parent: TraceParent, attributes: Mapping[str, str | int]) -> None:
         """Something of no length, such as a decision."""
         if not self.drops(parent):
-            with self._span(name, SpanKind.INTERNAL, parent, attributes):
-                pass
+            self._span(name, SpanKind.INTERNAL, parent, attributes).end()
 
     def drops(self, parent: TraceParent) -> bool:
         """Whether nobody would record a span with this parent: who asks first need not even make an empty one."""
@@ -215,25 +224,27 @@ class Tracing:
         if provider is not self._known:
             self._known, self._sampling = provider, sampling_of(provider)
 
-    def _rpc(self, path: str, kind: SpanKind, parent: TraceParent, tags: Tags) -> AbstractContextManager[Rpc]:
+    def _rpc(self, path: str, kind: SpanKind, parent: TraceParent, tags: Tags) -> Span:
         method = path.removeprefix("/")
         attributes: dict[str, str | int] = {"rpc.system.name": "grpc", "rpc.method": method, **tags.attributes()}
         return self._span(method, kind, parent, attributes)
 
-    @contextmanager
-    def _span(
-        self, name: str, kind: SpanKind, parent: TraceParent, attributes: Mapping[str, str | int]
-    ) -> Iterator[Rpc]:
-        span = self._tracer.start_span(name, parent.context(), kind, attributes)
-        try:
-            yield Rpc(span, parent)
-        except Exception as error:
-            if span.is_recording():
-                span.set_attribute("error.type", type(error).__qualname__)
-                span.set_status(Status(StatusCode.ERROR, str(error)))
-            raise
-        finally:
-            span.end()
+    def _span(self, name: str, kind: SpanKind, parent: TraceParent, attributes: Mapping[str, str | int]) -> Span:
+        return self._tracer.start_span(name, parent.context(), kind, attributes)
+
+
+@contextmanager
+def _ended(span: Span, parent: TraceParent) -> Iterator[Rpc]:
+    """A span that ends with what runs inside, and says what that raised."""
+    try:
+        yield Rpc(span, parent)
+    except Exception as error:
+        if span.is_recording():
+            span.set_attribute("error.type", type(error).__qualname__)
+            span.set_status(Status(StatusCode.ERROR, str(error)))
+        raise
+    finally:
+        span.end()
 
 
 @contextmanager
@@ -261,11 +272,8 @@ class Rpc:
     @property
     def trace(self) -> TraceParent:
         """What goes on from here: this span's context, or the parent's where nothing records."""
-        carrier: dict[str, str] = {}
-        _W3C.inject(carrier, trace.set_span_in_context(self.span, Context()))
-        if not carrier:
-            return self._parent
-        return TraceParent(carrier.get(wire.TRACEPARENT, ""), carrier.get(wire.TRACESTATE, ""))
+        told = TraceParent.of_span(self.span)
+        return told if told.parent else self._parent
 
     def ended(self, code: grpc.StatusCode, message: str = "") -> None:
         """How a call ended."""
