@@ -1,10 +1,15 @@
-"""The manager's log messages, on standard error: lines for people on a terminal, JSON elsewhere."""
+"""The manager's log messages, on standard error: lines for people on a terminal, JSON elsewhere.
+
+The law: a message that nobody can take (the reader of a pipe is gone, the disk is full) never stops what it tells of.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from contextlib import suppress
+from typing import TextIO
 
 import structlog
 from structlog.typing import Processor
@@ -30,7 +35,7 @@ def set_up_logging(config: Config) -> None:
     structlog.configure(
         processors=[*enrich, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Unfailing(sys.stderr)),  # type: ignore[arg-type]  # all it calls
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -40,3 +45,18 @@ def set_up_logging(config: Config) -> None:
         )
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+
+
+class _Unfailing:
+    """A stream that loses what it cannot write. The standard library's handlers do that by themselves."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # ValueError: it was closed
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
