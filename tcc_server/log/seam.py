@@ -23,6 +23,7 @@ class Row:
     Attributes:
         version: 1 for a new row, else one more than the stored version that it replaces.
         wake_at: unix seconds at which an owner must look at it again; None once its state is final.
+        name, begun_at: the same in every version; a log may write them once.
         begun_at, decided_at, finished_at: unix seconds.
         write_id: 16 random bytes of this append, by which a read recognises it.
         body: None in an append keeps the stored body. None in rows of `list`, never in others that were read.
