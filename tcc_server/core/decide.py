@@ -109,15 +109,19 @@ def begin(
 def decide(tx: Transaction, signals: Iterable[Signal], circumstance: Circumstance, policy: Policy) -> Answer:
     """Answer signals in their order, up to the first whose answer must be written, which the others must wait for.
 
-    A signal that means nothing now is answered with nothing.
+    Outcomes that come together are written together: none of them has an effect that could leave too early, and one by
+    one each would wait for the write before. A signal that means nothing now is answered with nothing.
     """
     turn = _Turn(tx, circumstance, policy)
     answered = 0
+    before: type[Signal] | None = None
     for signal in signals:
-        _ANSWERS[type(signal)](turn, signal)
-        answered += 1
-        if turn.write:
+        kind = type(signal)
+        if turn.write and (kind is not OutcomeArrived or before is not OutcomeArrived):
             break
+        _ANSWERS[kind](turn, signal)
+        answered += 1
+        before = kind
     return turn.answer(answered)
 
 

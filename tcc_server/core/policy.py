@@ -19,7 +19,7 @@ class Policy:
         try_attempt_timeout: how long one attempt of a Try may take.
         try_backoff_first: an unknown Try waits up to this long (full jitter), doubling up to `try_backoff_max`.
         expiry_margin: a Confirm is decided only this long before the earliest reservation expires.
-        record_after: outcomes are written one by one in transactions open for longer than this after the decision.
+        record_after: outcomes are written as they come in transactions open for longer than this after the decision.
         seen_spread: the commands of a participant that is seen again are sent within this time.
     """
 

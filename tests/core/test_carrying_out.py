@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tcc_server.core.messages import ParticipantSeen, Resumed, SendCommand, Write
-from tcc_server.core.model import Decision, OutcomeKind, State
+from tcc_server.core.messages import OutcomeArrived, ParticipantSeen, Resumed, SendCommand, TimerFired, Write
+from tcc_server.core.model import Decision, OutcomeKind, Settlement, State
 from tcc_server.core.policy import Policy
 from tests.core.bench import Bench, ask
 
@@ -142,6 +142,39 @@ def test_an_outcome_is_written_by_itself_once_the_transaction_is_open_for_a_seco
     bench.pass_time(1.1)
     assert bench.writes == writes + 1
     assert bench.outcome("b").write is Write.PROGRESS
+
+
+def test_outcomes_that_come_together_are_written_together() -> None:
+    bench = confirming("a", "b", "c", "d")
+    bench.pass_time(1.1)
+    done = [OutcomeArrived(step, Decision.CONFIRM, OutcomeKind.DONE) for step in "abc"]
+    answer = bench.signal(*done)
+    assert (answer.answered, answer.write) == (3, Write.PROGRESS)
+    assert [branch.settlement.name for branch in bench.tx.branches] == ["DONE", "DONE", "DONE", "OPEN"]
+
+
+def test_an_outcome_that_comes_after_the_last_one_changes_nothing_in_the_same_write() -> None:
+    bench = confirming("a")
+    done = OutcomeArrived("a", Decision.CONFIRM, OutcomeKind.DONE)
+    again = OutcomeArrived("a", Decision.CONFIRM, OutcomeKind.CONTRADICTED)
+    answer = bench.signal(done, again)
+    assert (answer.answered, answer.write) == (2, Write.PROGRESS)
+    assert (bench.tx.state, bench.tx.branches[0].settlement) == (State.CONFIRMED, Settlement.DONE)
+
+
+def test_what_comes_after_an_outcome_that_is_to_be_written_waits_unless_it_is_an_outcome() -> None:
+    bench = confirming("a", "b")
+    bench.pass_time(1.1)
+    one, other = (OutcomeArrived(step, Decision.CONFIRM, OutcomeKind.DONE) for step in "ab")
+    assert bench.signal(one, TimerFired(), other).answered == 1
+
+
+def test_an_outcome_waits_for_what_a_timer_has_to_write() -> None:
+    bench = confirming("a", "b")
+    bench.outcome("a")
+    bench.mono += 1.1  # the timer is late, and meets the next outcome
+    answer = bench.signal(TimerFired(), OutcomeArrived("b", Decision.CONFIRM, OutcomeKind.DONE))
+    assert (answer.answered, answer.write) == (1, Write.PROGRESS)
 
 
 def test_a_participant_that_is_seen_again_gets_its_unanswered_commands_within_a_second() -> None:
