@@ -165,23 +165,26 @@ class Worker:
 
     def _answer(self) -> None:
         """Answer what came in since the last turn of the loop."""
-        stirred, self._stirred = self._stirred, []
-        for live in stirred:
-            live.stirred = False
-            try:
-                self._pump(live)
-            except Exception:  # a bug at one: the others are still to be answered
-                self._poisoned(live)
+        stirred, self._stirred = iter(self._stirred), []
+        try:
+            for live in stirred:
+                live.stirred = False
+                try:
+                    self._pump(live)
+                except Exception as error:  # a bug at one: the others are still to be answered
+                    self._poisoned(live, error)
+        finally:
+            if left := list(stirred):  # not even that could be said: these are answered in the next turn
+                self._stirred[:0] = left
+                asyncio.get_running_loop().call_soon(self._answer)
 
     def _pump(self, live: Live) -> None:
         """Answer what waits in the inbox, up to the first answer that must be written."""
         while live.inbox and not live.writing and live.tx is not None and live.lost is None:
             try:
                 answer = decide(live.tx, live.inbox, self.circumstance(), self._policy)
-            except Exception:
-                signals = [type(signal).__name__ for signal in live.inbox]
-                _log.exception("transaction_poisoned", gid=live.key.gid, signals=signals)
-                self._give_up(live)
+            except Exception as error:
+                self._poisoned(live, error, signals=[type(signal).__name__ for signal in live.inbox])
                 return
             for _ in range(answer.answered):
                 live.inbox.popleft()
@@ -200,8 +203,8 @@ class Worker:
         """Append; what is to be done about it is done once that is over."""
         try:
             row = encode(answer, write_id=self._seams.ids.write_id())
-        except Exception:
-            self._poisoned(live)
+        except Exception as error:
+            self._poisoned(live, error)
             return
         append = _future(self._seams.log.append(row))
         self._appends.add(append)
@@ -230,15 +233,14 @@ class Worker:
             case None:
                 try:
                     self._written(live, answer, row)
-                except Exception:  # what is durable stands, and is taken up again from there
-                    self._poisoned(live)
+                except Exception as bug:  # what is durable stands, and is taken up again from there
+                    self._poisoned(live, bug)
             case LogConflict():
                 self._lose(live, error)
             case LogRejected():
                 self._rejected(live, error)
             case _:
-                _log.error("transaction_poisoned", gid=live.key.gid, exc_info=error)
-                self._give_up(live)
+                self._poisoned(live, error)
 
     def _written(self, live: Live, answer: Answer, row: Row) -> None:
         """It is durable: act."""
@@ -481,26 +483,28 @@ class Worker:
         """Somebody else wrote: forget the transaction, perform nothing, answer from the row."""
         self._forget(live, Lost())
         if live.tx is not None:
-            _log.warning("compare_and_set_lost", gid=live.key.gid, found=conflict.found)
             self._revive_after(0.0, live.key)  # it may be that nobody works on it now
+            _log.warning("compare_and_set_lost", gid=live.key.gid, found=conflict.found)
 
     def _rejected(self, live: Live, rejected: LogRejected) -> None:
         if live.tx is None:
             self._forget(live, Rejected(live.key, str(rejected)))
             return
         # What was to be written is void, so what is durable stands. The deadline or the next retry tries another way.
+        live.enlisting.clear()
+        self._give_up(live)
         _log.error("append_rejected", gid=live.key.gid, error=str(rejected))
-        for step in list(live.enlisting):
-            del live.enlisting[step]
-        self._give_up(live)
 
-    def _poisoned(self, live: Live) -> None:
-        """Something failed that never should: said, and begun again from the log, or nobody would wake it any more."""
-        _log.exception("transaction_poisoned", gid=live.key.gid)
+    def _poisoned(self, live: Live, error: BaseException, **facts: object) -> None:
+        """Something failed that never should: begun again from the log, or nobody would wake it any more, and said."""
         self._give_up(live)
+        _log.error("transaction_poisoned", gid=live.key.gid, exc_info=error, **facts)
 
     def _give_up(self, live: Live) -> None:
-        """Forget the transaction as it is here, and take it up again from the log after a while."""
+        """Forget the transaction as it is here, and take it up again from the log after a while.
+
+        Before anything is said about it: saying may fail.
+        """
         self._forget(live, Unsettled(live.key, "see the manager's log"))
         self._revive_after(_REVIVE_AFTER, live.key)
 

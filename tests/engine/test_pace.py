@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
 from tcc.v1.participant_pb2 import Command
 from tcc_server.caller.seam import TryCall, TryReply
-from tcc_server.core.model import CancelReason, Key
+from tcc_server.core.decide import decide
+from tcc_server.core.messages import Answer
+from tcc_server.core.model import CancelReason, Key, State, Transaction
+from tcc_server.engine import worker
 from tcc_server.engine.errors import Overloaded
 from tests.engine.shell import KEY, RESERVED, Shell, ask, scenario
 from tests.faults import Fault
@@ -131,3 +135,68 @@ async def test_what_fails_at_one_transaction_holds_up_no_other_and_is_begun_agai
         await shell.quiet()
         assert shell.engine.open_transactions == 0
         await shell.engine.close()
+
+
+@scenario
+async def test_what_fails_and_cannot_even_be_said_is_begun_again_and_holds_up_no_other() -> None:
+    shell = await Shell().start()
+    shell.participants.always = RESERVED
+    shell.courier.answers = True
+    send = shell.courier.send
+    broken = {"t-0", "t-1"}  # one behind a write, and one more in the same turn
+
+    def fails_once(commands: Sequence[Command]) -> None:
+        if commands[0].gid in broken:
+            broken.remove(commands[0].gid)
+            raise ValueError("a bug")
+        send(commands)
+
+    shell.courier.send = fails_once  # type: ignore[method-assign]  # what breaks its law
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "_log", _Mute())
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)  # it is told of that there
+        calls = [shell.execute(ask("a"), key=key(number)) for number in range(4)]
+        await asyncio.gather(*calls, return_exceptions=True)
+        await shell.until_time(asyncio.get_running_loop().time() + 16)
+    assert not broken
+    assert shell.engine.open_transactions == 0
+    assert {row.state for row in shell.store.rows.values()} == {State.CONFIRMED}
+    await shell.engine.close()
+
+
+@scenario
+async def test_a_bug_in_the_core_that_cannot_be_said_leaves_the_others_of_its_turn_answered() -> None:
+    shell = await Shell().start()
+    shell.courier.answers = True
+
+    broken = {key(0)}
+
+    def fails_once(tx: Transaction, *rest: Any) -> Answer:
+        if tx.key in broken:
+            broken.remove(tx.key)
+            raise ValueError("a bug")
+        return decide(tx, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "decide", fails_once)
+        patch.setattr(worker, "_log", _Mute())
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        calls = [shell.execute(ask("a"), key=key(number)) for number in range(3)]
+        await shell.until(lambda: len(shell.participants.calls) == 3)
+        shell.participants.answer_all()
+        shell.participants.always = RESERVED
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(isinstance(answer, Transaction) for answer in answers) == 2
+        await shell.until_time(asyncio.get_running_loop().time() + 10)
+    assert {row.state for row in shell.store.rows.values()} == {State.CONFIRMED}
+    await shell.engine.close()
+
+
+class _Mute:
+    """A logger whose pipe nobody reads any more."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def broken_pipe(*_: object, **__: object) -> None:
+            raise BrokenPipeError(name)
+
+        return broken_pipe
