@@ -156,7 +156,9 @@ async def test_what_fails_and_cannot_even_be_said_is_begun_again_and_holds_up_no
         patch.setattr(worker, "_log", _Mute())
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)  # it is told of that there
         calls = [shell.execute(ask("a"), key=key(number)) for number in range(4)]
+        begun = asyncio.get_running_loop().time()
         await asyncio.gather(*calls, return_exceptions=True)
+        assert asyncio.get_running_loop().time() - begun < 1  # nobody was left waiting for a deadline
         await shell.until_time(asyncio.get_running_loop().time() + 16)
     assert not broken
     assert shell.engine.open_transactions == 0
