@@ -2,24 +2,26 @@
 
 The law: an attempt either returns the manager's answer or raises the `grpc.aio.AioRpcError` of that attempt, and
 nothing is sent before the connection was seen to be ready. So whoever repeats knows whether anything can have arrived.
-Plans leave in lists on a stream, unless the channel is the user's own, whose interceptors are to see each call.
+What decides over transactions leaves in lists on streams, unless the channel is the user's own, whose interceptors are
+to see each call.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from typing import Final, TypeVar
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
 from opentelemetry import propagate
 
 from tcc import wire
-from tcc.client._plans import Plans
+from tcc.client._lists import Lists, metadata_of
 from tcc.errors import UsageError
 from tcc.streams import NotOffered
-from tcc.tracing import Tags, TraceParent, Tracing
+from tcc.tracing import Rpc, Tags, TraceParent, Tracing
 from tcc.v1 import manager_pb2, manager_pb2_grpc
 
 _Request = TypeVar("_Request")
@@ -28,6 +30,8 @@ _Response = TypeVar("_Response")
 _SERVICE: Final = "tcc.v1.TransactionManager"
 _TRACE_KEYS: Final = frozenset({wire.TRACEPARENT, wire.TRACESTATE})
 
+_Plans: TypeAlias = Lists[manager_pb2.ExecuteStreamResponse.Item]
+_Calls: TypeAlias = Lists[manager_pb2.CallStreamResponse.Item]
 CallMetadata = tuple[tuple[str, str], ...] | None
 
 _OPTIONS: Final[dict[str, int]] = {
@@ -53,6 +57,19 @@ def trace_context() -> CallMetadata:
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return tuple((key.lower(), value) for key, value in carrier.items()) or None
+
+
+_FIELDS: Final = {
+    "Begin": "begin_request",
+    "Try": "try_request",
+    "Confirm": "confirm_request",
+    "Cancel": "cancel_request",
+}
+"""Which field of a list's item each call is."""
+_Interactive: TypeAlias = (
+    manager_pb2.BeginRequest | manager_pb2.TryRequest | manager_pb2.ConfirmRequest | manager_pb2.CancelRequest
+)
+_NO_TRACE: Final = TraceParent()
 
 
 class Transport:
@@ -88,7 +105,15 @@ class Transport:
             )
         self._channel = channel
         self._stub = manager_pb2_grpc.TransactionManagerStub(channel)
-        self._plans = Plans(channel) if self._own else None
+        self._plans: _Plans | None = None
+        self._calls: _Calls | None = None
+        if self._own:
+            self._plans = Lists(
+                channel, "ExecuteStream", manager_pb2.ExecuteStreamRequest.Item, manager_pb2.ExecuteStreamResponse
+            )
+            self._calls = Lists(
+                channel, "CallStream", manager_pb2.CallStreamRequest.Item, manager_pb2.CallStreamResponse
+            )
 
     def is_closed(self) -> bool:
         """Nothing is sent any more."""
@@ -133,50 +158,60 @@ class Transport:
             except NotOffered:
                 pass  # the manager did not look at it
         message = manager_pb2.ExecuteRequest.FromString(request)
-        return (await self._attempt(self._stub.Execute, "Execute", message, timeout))[0]
+        return (await self._attempt(self._stub.Execute, "Execute", message, timeout, TraceParent.current()))[0]
 
     async def begin(self, request: manager_pb2.BeginRequest, timeout: float) -> manager_pb2.BeginResponse:
         """One attempt of Begin."""
-        return (await self._attempt(self._stub.Begin, "Begin", request, timeout))[0]
+        trace = TraceParent.current()
+        listed = await self._listed("Begin", request, timeout, trace)
+        if listed is not None:
+            return listed.begin_response
+        return (await self._attempt(self._stub.Begin, "Begin", request, timeout, trace))[0]
 
     async def attempt_try(
-        self,
-        request: manager_pb2.TryRequest,
-        timeout: float,
-        *,
-        parent: TraceParent | None = None,
+        self, request: manager_pb2.TryRequest, timeout: float, *, parent: TraceParent
     ) -> tuple[manager_pb2.TryResponse, grpc.aio.Metadata]:
-        """One attempt of Try; its reply and the participant's trailing metadata."""
-        response, call = await self._attempt(self._stub.Try, "Try", request, timeout, parent)
+        """One attempt of Try; its reply and the participant's trailing metadata.
+
+        Args:
+            request: the Try.
+            timeout: seconds.
+            parent: the transaction's trace, which the call belongs to where nobody traces here; as the next two.
+        """
+        trace = _here_or(parent)
+        listed = await self._listed("Try", request, timeout, trace)
+        if listed is not None:
+            return listed.try_response, metadata_of(listed.trailers)
+        response, call = await self._attempt(self._stub.Try, "Try", request, timeout, trace)
         return response, await call.trailing_metadata()
 
     async def confirm(
-        self,
-        request: manager_pb2.ConfirmRequest,
-        timeout: float,
-        *,
-        parent: TraceParent | None = None,
+        self, request: manager_pb2.ConfirmRequest, timeout: float, *, parent: TraceParent = _NO_TRACE
     ) -> manager_pb2.ConfirmResponse:
         """One attempt of Confirm."""
-        return (await self._attempt(self._stub.Confirm, "Confirm", request, timeout, parent))[0]
+        trace = _here_or(parent)
+        listed = await self._listed("Confirm", request, timeout, trace)
+        if listed is not None:
+            return listed.confirm_response
+        return (await self._attempt(self._stub.Confirm, "Confirm", request, timeout, trace))[0]
 
     async def cancel(
-        self,
-        request: manager_pb2.CancelRequest,
-        timeout: float,
-        *,
-        parent: TraceParent | None = None,
+        self, request: manager_pb2.CancelRequest, timeout: float, *, parent: TraceParent = _NO_TRACE
     ) -> manager_pb2.CancelResponse:
         """One attempt of Cancel."""
-        return (await self._attempt(self._stub.Cancel, "Cancel", request, timeout, parent))[0]
+        trace = _here_or(parent)
+        listed = await self._listed("Cancel", request, timeout, trace)
+        if listed is not None:
+            return listed.cancel_response
+        return (await self._attempt(self._stub.Cancel, "Cancel", request, timeout, trace))[0]
 
     async def get(self, request: manager_pb2.GetRequest, timeout: float) -> manager_pb2.GetResponse:
         """One attempt of Get."""
-        return (await self._attempt(self._stub.Get, "Get", request, timeout))[0]
+        return (await self._attempt(self._stub.Get, "Get", request, timeout, TraceParent.current()))[0]
 
     async def list(self, request: manager_pb2.ListRequest, timeout: float) -> manager_pb2.ListResponse:
         """One attempt of List."""
-        return (await self._attempt(self._stub.List, "List", request, timeout))[0]
+        return (await self._attempt(self._stub.List, "List", request, timeout, TraceParent.current()))[0]
 
     async def watch(
         self, request: manager_pb2.WatchRequest, metadata: CallMetadata
@@ -189,18 +224,32 @@ class Transport:
         finally:
             call.cancel()
 
-    async def _planned(self, plans: Plans, gid: str, request: bytes, timeout: float) -> manager_pb2.ExecuteResponse:
+    async def _planned(self, plans: _Plans, gid: str, request: bytes, timeout: float) -> manager_pb2.ExecuteResponse:
         here = TraceParent.current()
         if self._tracing.drops(here):
-            return await plans.execute(request, timeout, here)
-        with self._tracing.call(f"/{_SERVICE}/Execute", here, Tags(gid=gid)) as span:
-            try:
-                response = await plans.execute(request, timeout, span.trace)
-            except grpc.aio.AioRpcError as error:
-                span.ended(error.code(), error.details() or "")
-                raise
+            return (await plans.call("request", request, timeout, here)).response
+        with self._spanned("Execute", here, gid) as span:
+            response = (await plans.call("request", request, timeout, span.trace)).response
             span.ended(grpc.StatusCode.OK)
             return response
+
+    async def _listed(
+        self, name: str, request: _Interactive, timeout: float, trace: TraceParent
+    ) -> manager_pb2.CallStreamResponse.Item | None:
+        """One attempt of a call by its stream; None where there is none, and nobody has looked at the call."""
+        calls = self._calls
+        if calls is None or not calls.offered:
+            return None
+        field, body = _FIELDS[name], request.SerializeToString()
+        try:
+            if self._tracing.drops(trace):
+                return await calls.call(field, body, timeout, trace)
+            with self._spanned(name, trace, request.gid) as span:
+                answer = await calls.call(field, body, timeout, span.trace)
+                span.ended(grpc.StatusCode.OK)
+                return answer
+        except NotOffered:
+            return None
 
     async def _attempt(
         self,
@@ -208,29 +257,38 @@ class Transport:
         name: str,
         request: _Request,
         timeout: float,
-        parent: TraceParent | None = None,
+        trace: TraceParent,
     ) -> tuple[_Response, grpc.aio.UnaryUnaryCall[_Request, _Response]]:
-        gid: str = getattr(request, "gid", "")
-        here = TraceParent.current()
-        if not here.parent and parent is not None:
-            here = parent  # nobody traces here: the call still belongs to the trace that its transaction has
-        with self._tracing.call(f"/{_SERVICE}/{name}", here, Tags(gid=gid)) as span:
+        with self._spanned(name, trace, getattr(request, "gid", "")) as span:
             others = tuple(entry for entry in trace_context() or () if entry[0] not in _TRACE_KEYS)
             call = method(request, timeout=timeout, metadata=(*others, *span.trace.metadata()) or None)
+            response = await call
+            span.ended(grpc.StatusCode.OK)
+            return response, call
+
+    @contextmanager
+    def _spanned(self, name: str, trace: TraceParent, gid: str) -> Iterator[Rpc]:
+        """A call's span; what it ends with otherwise than with OK is said here."""
+        with self._tracing.call(f"/{_SERVICE}/{name}", trace, Tags(gid=gid)) as span:
             try:
-                response = await call
+                yield span
             except grpc.aio.AioRpcError as error:
                 span.ended(error.code(), error.details() or "")
                 raise
-            span.ended(grpc.StatusCode.OK)
-            return response, call
 
     async def close(self) -> None:
         """Ends the connection, and whatever still waits on it."""
         if self._closed:
             return
         self._closed = True
-        if self._plans is not None:
-            await self._plans.close()
+        for lists in (self._plans, self._calls):
+            if lists is not None:
+                await lists.close()
         if self._own:
             await self._channel.close()
+
+
+def _here_or(parent: TraceParent) -> TraceParent:
+    """The trace that a call belongs to: nobody has to trace here for it to belong to its transaction's."""
+    here = TraceParent.current()
+    return here if here.parent else parent

@@ -499,6 +499,150 @@ class CancelResponse(_message.Message):
 Global___CancelResponse: _TypeAlias = CancelResponse  # noqa: Y015
 
 @_typing.final
+class CallStreamRequest(_message.Message):
+    """Calls of interactive transactions on a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Item(_message.Message):
+        """One call."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ID_FIELD_NUMBER: _builtins.int
+        TIMEOUT_FIELD_NUMBER: _builtins.int
+        METADATA_FIELD_NUMBER: _builtins.int
+        BEGIN_REQUEST_FIELD_NUMBER: _builtins.int
+        TRY_REQUEST_FIELD_NUMBER: _builtins.int
+        CONFIRM_REQUEST_FIELD_NUMBER: _builtins.int
+        CANCEL_REQUEST_FIELD_NUMBER: _builtins.int
+        id: _builtins.int
+        """Unique on this stream; set by the client, answered with."""
+        @_builtins.property
+        def timeout(self) -> _duration_pb2.Duration:
+            """How long the client waits for this answer. Required."""
+
+        @_builtins.property
+        def metadata(self) -> _containers.RepeatedCompositeFieldContainer[_transaction_pb2.Metadata]:
+            """What would be the call's metadata: trace context."""
+
+        @_builtins.property
+        def begin_request(self) -> Global___BeginRequest: ...
+        @_builtins.property
+        def try_request(self) -> Global___TryRequest: ...
+        @_builtins.property
+        def confirm_request(self) -> Global___ConfirmRequest: ...
+        @_builtins.property
+        def cancel_request(self) -> Global___CancelRequest: ...
+        def __init__(
+            self,
+            *,
+            id: _builtins.int = ...,
+            timeout: _duration_pb2.Duration | None = ...,
+            metadata: _abc.Iterable[_transaction_pb2.Metadata] | None = ...,
+            begin_request: Global___BeginRequest | None = ...,
+            try_request: Global___TryRequest | None = ...,
+            confirm_request: Global___ConfirmRequest | None = ...,
+            cancel_request: Global___CancelRequest | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["begin_request", b"begin_request", "call", b"call", "cancel_request", b"cancel_request", "confirm_request", b"confirm_request", "timeout", b"timeout", "try_request", b"try_request"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_request", b"begin_request", "call", b"call", "cancel_request", b"cancel_request", "confirm_request", b"confirm_request", "id", b"id", "metadata", b"metadata", "timeout", b"timeout", "try_request", b"try_request"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_call: _TypeAlias = _typing.Literal["begin_request", "try_request", "confirm_request", "cancel_request"]  # noqa: Y015
+        _WhichOneofArgType_call: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_call) -> _WhichOneofReturnType_call | None: ...
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallStreamRequest.Item]: ...
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___CallStreamRequest.Item] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallStreamRequest: _TypeAlias = CallStreamRequest  # noqa: Y015
+
+@_typing.final
+class CallStreamResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Item(_message.Message):
+        """One answer."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ID_FIELD_NUMBER: _builtins.int
+        TRAILERS_FIELD_NUMBER: _builtins.int
+        ERROR_FIELD_NUMBER: _builtins.int
+        BEGIN_RESPONSE_FIELD_NUMBER: _builtins.int
+        TRY_RESPONSE_FIELD_NUMBER: _builtins.int
+        CONFIRM_RESPONSE_FIELD_NUMBER: _builtins.int
+        CANCEL_RESPONSE_FIELD_NUMBER: _builtins.int
+        id: _builtins.int
+        """The id of the call's item."""
+        @_builtins.property
+        def trailers(self) -> _containers.RepeatedCompositeFieldContainer[_transaction_pb2.Metadata]:
+            """What would be the call's trailing metadata."""
+
+        @_builtins.property
+        def error(self) -> _transaction_pb2.CallStatus:
+            """Any status but OK."""
+
+        @_builtins.property
+        def begin_response(self) -> Global___BeginResponse:
+            """OK."""
+
+        @_builtins.property
+        def try_response(self) -> Global___TryResponse: ...
+        @_builtins.property
+        def confirm_response(self) -> Global___ConfirmResponse: ...
+        @_builtins.property
+        def cancel_response(self) -> Global___CancelResponse: ...
+        def __init__(
+            self,
+            *,
+            id: _builtins.int = ...,
+            trailers: _abc.Iterable[_transaction_pb2.Metadata] | None = ...,
+            error: _transaction_pb2.CallStatus | None = ...,
+            begin_response: Global___BeginResponse | None = ...,
+            try_response: Global___TryResponse | None = ...,
+            confirm_response: Global___ConfirmResponse | None = ...,
+            cancel_response: Global___CancelResponse | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "begin_response", b"begin_response", "cancel_response", b"cancel_response", "confirm_response", b"confirm_response", "error", b"error", "try_response", b"try_response"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "begin_response", b"begin_response", "cancel_response", b"cancel_response", "confirm_response", b"confirm_response", "error", b"error", "id", b"id", "trailers", b"trailers", "try_response", b"try_response"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["error", "begin_response", "try_response", "confirm_response", "cancel_response"]  # noqa: Y015
+        _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallStreamResponse.Item]: ...
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___CallStreamResponse.Item] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallStreamResponse: _TypeAlias = CallStreamResponse  # noqa: Y015
+
+@_typing.final
 class GetRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

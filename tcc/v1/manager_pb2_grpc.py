@@ -64,6 +64,11 @@ class TransactionManagerStub(object):
                 request_serializer=tcc_dot_v1_dot_manager__pb2.CancelRequest.SerializeToString,
                 response_deserializer=tcc_dot_v1_dot_manager__pb2.CancelResponse.FromString,
                 _registered_method=True)
+        self.CallStream = channel.stream_stream(
+                '/tcc.v1.TransactionManager/CallStream',
+                request_serializer=tcc_dot_v1_dot_manager__pb2.CallStreamRequest.SerializeToString,
+                response_deserializer=tcc_dot_v1_dot_manager__pb2.CallStreamResponse.FromString,
+                _registered_method=True)
         self.Get = channel.unary_unary(
                 '/tcc.v1.TransactionManager/Get',
                 request_serializer=tcc_dot_v1_dot_manager__pb2.GetRequest.SerializeToString,
@@ -138,6 +143,14 @@ class TransactionManagerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CallStream(self, request_iterator, context):
+        """The last four for lists of calls on one stream, each answered as it would be
+        by itself. Answers come in any order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Get(self, request, context):
         """One transaction. NOT_FOUND for an unknown gid, unless `tried_at` is set.
         """
@@ -192,6 +205,11 @@ def add_TransactionManagerServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=tcc_dot_v1_dot_manager__pb2.CancelRequest.FromString,
                     response_serializer=tcc_dot_v1_dot_manager__pb2.CancelResponse.SerializeToString,
+            ),
+            'CallStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.CallStream,
+                    request_deserializer=tcc_dot_v1_dot_manager__pb2.CallStreamRequest.FromString,
+                    response_serializer=tcc_dot_v1_dot_manager__pb2.CallStreamResponse.SerializeToString,
             ),
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
@@ -371,6 +389,33 @@ class TransactionManager(object):
             '/tcc.v1.TransactionManager/Cancel',
             tcc_dot_v1_dot_manager__pb2.CancelRequest.SerializeToString,
             tcc_dot_v1_dot_manager__pb2.CancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CallStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tcc.v1.TransactionManager/CallStream',
+            tcc_dot_v1_dot_manager__pb2.CallStreamRequest.SerializeToString,
+            tcc_dot_v1_dot_manager__pb2.CallStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,10 @@ class TransactionManagerStub:
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_manager_pb2.CancelRequest, _manager_pb2.CancelResponse]
     """Decides Cancel. FAILED_PRECONDITION where Confirm was decided before."""
+    CallStream: _grpc.StreamStreamMultiCallable[_manager_pb2.CallStreamRequest, _manager_pb2.CallStreamResponse]
+    """The last four for lists of calls on one stream, each answered as it would be
+    by itself. Answers come in any order.
+    """
     Get: _grpc.UnaryUnaryMultiCallable[_manager_pb2.GetRequest, _manager_pb2.GetResponse]
     """One transaction. NOT_FOUND for an unknown gid, unless `tried_at` is set."""
     List: _grpc.UnaryUnaryMultiCallable[_manager_pb2.ListRequest, _manager_pb2.ListResponse]
@@ -107,6 +111,10 @@ class TransactionManagerAsyncStub(TransactionManagerStub):
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_manager_pb2.CancelRequest, _manager_pb2.CancelResponse]  # type: ignore[assignment]
     """Decides Cancel. FAILED_PRECONDITION where Confirm was decided before."""
+    CallStream: _aio.StreamStreamMultiCallable[_manager_pb2.CallStreamRequest, _manager_pb2.CallStreamResponse]  # type: ignore[assignment]
+    """The last four for lists of calls on one stream, each answered as it would be
+    by itself. Answers come in any order.
+    """
     Get: _aio.UnaryUnaryMultiCallable[_manager_pb2.GetRequest, _manager_pb2.GetResponse]  # type: ignore[assignment]
     """One transaction. NOT_FOUND for an unknown gid, unless `tried_at` is set."""
     List: _aio.UnaryUnaryMultiCallable[_manager_pb2.ListRequest, _manager_pb2.ListResponse]  # type: ignore[assignment]
@@ -180,6 +188,16 @@ class TransactionManagerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_manager_pb2.CancelResponse, _abc.Awaitable[_manager_pb2.CancelResponse]]:
         """Decides Cancel. FAILED_PRECONDITION where Confirm was decided before."""
+
+    @_abc_1.abstractmethod
+    def CallStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_manager_pb2.CallStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_manager_pb2.CallStreamResponse], _abc.AsyncIterator[_manager_pb2.CallStreamResponse]]:
+        """The last four for lists of calls on one stream, each answered as it would be
+        by itself. Answers come in any order.
+        """
 
     @_abc_1.abstractmethod
     def Get(

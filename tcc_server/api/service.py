@@ -9,39 +9,36 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 import grpc.aio
-import structlog
-from google.protobuf import any_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import error_details_pb2, status_pb2
 
 from tcc import wire
 from tcc.ids import DEFAULT_NAMESPACE
 from tcc.streams import ListServer, listed
 from tcc.tracing import Rpc, Tags, TraceParent, Tracing
 from tcc.v1 import manager_pb2 as pb, manager_pb2_grpc, transaction_pb2
-from tcc_server.api import render
-from tcc_server.api.errors import OF_CONFIGURATION, BadRequest, Failure, failure_of
-from tcc_server.api.fitting import cut, fitting
+from tcc_server.api import calls, render
+from tcc_server.api.endings import Ended, abort, failure_to_tell, raise_if_cancelled
+from tcc_server.api.errors import OF_CONFIGURATION, BadRequest, Failure
 from tcc_server.api.requests import Requests
-from tcc_server.core.model import Branch, Decision, Key, Reservation, State, Status, Transaction
+from tcc_server.core.model import Branch, Decision, Key, Reservation, Status, Transaction
 from tcc_server.engine.engine import Engine, is_final
 from tcc_server.engine.errors import AlreadyDecided
 from tcc_server.log.seam import BadToken, Filter
 
-_log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 _Context = grpc.aio.ServicerContext[object, object]
 _Plan = pb.ExecuteStreamRequest.Item
 
 _SERVICE = "tcc.v1.TransactionManager"
 _PAGE, _PAGE_MAX, _GIDS_MAX = 100, 1000, 1000
-_PLANS_AT_ONCE = 16_384
-"""Plans of one stream that are waited for at a time."""
+_AT_ONCE = 16_384
+"""Plans or calls of one stream that are waited for at a time."""
 _ANSWER_MARGIN = 0.2
 """Seconds before the call's deadline at which a COMPLETED answer goes out with what there is."""
 _PATIENCE = 60.0
@@ -71,7 +68,10 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         self._requests = requests
         self._under_way = _UnderWay()
         self._plans: ListServer[_Plan, bytes] = ListServer(
-            _plans_in, self._planned, _failed_plan, listed, at_once=_PLANS_AT_ONCE
+            _plans_in, self._planned, _failed_plan, listed, at_once=_AT_ONCE
+        )
+        self._calls: ListServer[calls.Item, bytes] = ListServer(
+            _calls_in, self._called, _failed_call, listed, at_once=_AT_ONCE
         )
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -81,6 +81,9 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         # What it writes is serialised already.
         methods.handlers["ExecuteStream"] = grpc.stream_stream_rpc_method_handler(
             self.ExecuteStream, pb.ExecuteStreamRequest.FromString
+        )
+        methods.handlers["CallStream"] = grpc.stream_stream_rpc_method_handler(
+            self.CallStream, pb.CallStreamRequest.FromString
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, methods.handlers),))
 
@@ -95,6 +98,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
     def end_streams(self) -> None:
         """Take nothing more by streams; they end once what they brought is answered."""
         self._plans.end()
+        self._calls.end()
 
     async def Execute(self, request: pb.ExecuteRequest, context: _Context) -> pb.ExecuteResponse:
         """Run a plan."""
@@ -106,19 +110,23 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
     async def Begin(self, request: pb.BeginRequest, context: _Context) -> pb.BeginResponse:
         """Begin an interactive transaction."""
-        return await self._answer("Begin", request.gid, self._begin(request, context), context)
+        return await self._answer("Begin", request.gid, self._begun(request), context)
 
     async def Try(self, request: pb.TryRequest, context: _Context) -> pb.TryResponse:
         """Enlist a branch and call its Try."""
-        return await self._answer("Try", request.gid, self._try(request, context), context)
+        return await self._answer("Try", request.gid, self._tried(request, context), context)
 
     async def Confirm(self, request: pb.ConfirmRequest, context: _Context) -> pb.ConfirmResponse:
         """Ask for the Confirm of an interactive transaction."""
-        return await self._answer("Confirm", request.gid, self._confirm(request, context), context)
+        return await self._answer("Confirm", request.gid, self._confirmed(request, context), context)
 
     async def Cancel(self, request: pb.CancelRequest, context: _Context) -> pb.CancelResponse:
         """Ask for the Cancel."""
-        return await self._answer("Cancel", request.gid, self._cancel(request, context), context)
+        return await self._answer("Cancel", request.gid, self._cancelled(request, context), context)
+
+    async def CallStream(self, request_iterator: Any, context: _Context) -> None:  # type: ignore[override]  # as ExecuteStream
+        """Calls of interactive transactions that come in lists."""
+        await self._calls.serve(request_iterator, context)
 
     async def Get(self, request: pb.GetRequest, context: _Context) -> pb.GetResponse:
         """One transaction."""
@@ -135,7 +143,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
             async for tx in self._engine.watch(key, request.after_version):
                 yield pb.WatchResponse(transaction=render.transaction(tx))
         except Exception as error:  # every error of ours has a status; the rest is a bug and says so
-            await _abort(context, error)
+            await abort(context, error)
 
     # What each does
 
@@ -161,7 +169,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
             left = _patience(item) if request.wait == pb.WAIT_COMPLETED else None
             executed = render.serialised(await self._execute(request, left, trace), with_payloads=True)
         except Exception as error:  # every error of ours has a status; the rest is a bug and says so
-            failure = _failure(error)
+            failure = failure_to_tell(error)
             if rpc is not None:
                 rpc.ended(failure.code, failure.message)
             return _failed_plan(item, failure.code, failure.message, failure.details)
@@ -182,45 +190,97 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         tx = await self._engine.execute(key, name, asks, timeout, trace)
         if request.wait == pb.WAIT_COMPLETED:
             tx = await self._completed(tx, request.wait, left)
-        _raise_if_cancelled(tx)
+        raise_if_cancelled(tx)
         return tx
 
-    async def _begin(self, request: pb.BeginRequest, context: _Context) -> pb.BeginResponse:
-        key = self._key(request.gid)
-        name, timeout = self._requests.name(request.name), self._requests.timeout(request)
-        tx = await self._engine.begin(key, name, timeout, TraceParent.current())
+    async def _begun(self, request: pb.BeginRequest) -> pb.BeginResponse:
+        tx = await self._begin(request, TraceParent.current())
         return pb.BeginResponse(transaction=render.transaction(tx))
 
-    async def _try(self, request: pb.TryRequest, context: _Context) -> pb.TryResponse:
+    async def _tried(self, request: pb.TryRequest, context: _Context) -> pb.TryResponse:
+        tried = await self._try(request)
+        context.set_trailing_metadata(tried.trailers)
+        return pb.TryResponse(reply=tried.reply())
+
+    async def _confirmed(self, request: pb.ConfirmRequest, context: _Context) -> pb.ConfirmResponse:
+        tx = await self._confirm(request, _time_left(context))
+        return pb.ConfirmResponse(transaction=render.transaction(tx, with_payloads=True))
+
+    async def _cancelled(self, request: pb.CancelRequest, context: _Context) -> pb.CancelResponse:
+        return pb.CancelResponse(transaction=render.transaction(await self._cancel(request, _time_left(context))))
+
+    async def _called(self, item: calls.Item, context: _Context) -> bytes:
+        """One call of a list: as by itself."""
+        method = calls.method_of(item)
+        if method is None:
+            return calls.failed(
+                item.id, failure_to_tell(BadRequest("an item of the list is no call that this manager knows"))
+            )
+        gid = _gid_of(item)
+        said = _trace_of(item.metadata) if item.metadata else _NO_TRACE
+        self._under_way.begun()
+        try:
+            trace = said if said.parent else self._engine.trace_of(Key(DEFAULT_NAMESPACE, gid))
+            if trace.is_plain and self._tracing.drops(trace):
+                return await self._answer_call(item, method, trace, None)
+            with self._served(method, gid, said) as rpc:
+                return await self._answer_call(item, method, TraceParent.current(), rpc)
+        finally:
+            self._under_way.ended()
+
+    async def _answer_call(self, item: calls.Item, method: calls.Method, trace: TraceParent, rpc: Rpc | None) -> bytes:
+        trailers: calls.Trailers = ()
+        try:
+            match method:
+                case "Begin":
+                    body = render.serialised(await self._begin(item.begin_request, trace))
+                case "Try":
+                    tried = await self._try(item.try_request)
+                    trailers = tried.trailers
+                    body = tried.reply()
+                case "Confirm":
+                    confirmed = await self._confirm(item.confirm_request, _patience(item))
+                    body = render.serialised(confirmed, with_payloads=True)
+                case "Cancel":
+                    body = render.serialised(await self._cancel(item.cancel_request, _patience(item)))
+        except Exception as error:  # every error of ours has a status; the rest is a bug and says so
+            failure = failure_to_tell(error)
+            if rpc is not None:
+                rpc.ended(failure.code, failure.message)
+            return calls.failed(item.id, failure, trailers)
+        if rpc is not None:
+            rpc.ended(grpc.StatusCode.OK)
+        return calls.answered(item.id, method, body, trailers)
+
+    async def _begin(self, request: pb.BeginRequest, trace: TraceParent) -> Transaction:
+        key = self._key(request.gid)
+        name, timeout = self._requests.name(request.name), self._requests.timeout(request)
+        return await self._engine.begin(key, name, timeout, trace)
+
+    async def _try(self, request: pb.TryRequest) -> _Tried:
         key = self._key(request.gid)
         ask = self._requests.branch(request.branch)
         try:
             tx, trailers = await self._engine.enlist(key, ask)
         except AlreadyDecided as late:
-            _raise_if_cancelled(late.tx)
+            raise_if_cancelled(late.tx)
             raise
         position = tx.find(ask.step)
         branch = tx.branches[position if position is not None else 0]
         if branch.reservation in (Reservation.PENDING, Reservation.UNKNOWN) and tx.decision is Decision.CANCEL:
-            _raise_if_cancelled(tx)
-        context.set_trailing_metadata(
-            (*_app_trailers(trailers, branch), (wire.TRY_RESULT, _RESULT_WORDS[branch.reservation]))
-        )
-        if branch.reservation is Reservation.RESERVED:
-            return pb.TryResponse(reply=branch.reply)
-        status = branch.status or Status(4, "the Try was not answered in time")
-        raise _Ended(wire.STATUS_BY_NUMBER[status.code], status.message, status.details)
+            raise_if_cancelled(tx)
+        result = (wire.TRY_RESULT, _RESULT_WORDS[branch.reservation])
+        return _Tried(branch, (*_app_trailers(trailers, branch), result))
 
-    async def _confirm(self, request: pb.ConfirmRequest, context: _Context) -> pb.ConfirmResponse:
+    async def _confirm(self, request: pb.ConfirmRequest, left: float | None) -> Transaction:
         tx = await self._engine.confirm(self._key(request.gid))
-        tx = await self._completed(tx, request.wait, _time_left(context))
-        _raise_if_cancelled(tx)
-        return pb.ConfirmResponse(transaction=render.transaction(tx, with_payloads=True))
+        tx = await self._completed(tx, request.wait, left)
+        raise_if_cancelled(tx)
+        return tx
 
-    async def _cancel(self, request: pb.CancelRequest, context: _Context) -> pb.CancelResponse:
+    async def _cancel(self, request: pb.CancelRequest, left: float | None) -> Transaction:
         tx = await self._engine.cancel(self._key(request.gid), request.reason[:256])
-        tx = await self._completed(tx, request.wait, _time_left(context))
-        return pb.CancelResponse(transaction=render.transaction(tx))
+        return await self._completed(tx, request.wait, left)
 
     async def _get(self, request: pb.GetRequest) -> pb.GetResponse:
         if request.HasField("tried_at"):
@@ -270,7 +330,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
                 try:
                     return await work
                 except Exception as error:  # every error of ours has a status; the rest is a bug and says so
-                    await _abort(context, error)
+                    await abort(context, error)
                 finally:
                     rpc.ended(_code_of(context), str(context.details() or ""))
         finally:
@@ -294,19 +354,29 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
 _NO_TRACE = TraceParent()
 _plans_in: Callable[[pb.ExecuteStreamRequest], Iterable[_Plan]] = attrgetter("items")
+_calls_in: Callable[[pb.CallStreamRequest], Iterable[calls.Item]] = attrgetter("items")
 
 
 def _trace_of(entries: Iterable[transaction_pb2.Metadata]) -> TraceParent:
     return TraceParent.of([(entry.key, entry.value.decode(errors="replace")) for entry in entries])
 
 
-def _patience(item: _Plan) -> float | None:
+def _patience(item: _Plan | calls.Item) -> float | None:
     return item.timeout.seconds + item.timeout.nanos / 1e9 if item.HasField("timeout") else None
 
 
 def _failed_plan(item: _Plan, code: grpc.StatusCode, message: str, details: bytes = b"") -> bytes:
     error = transaction_pb2.CallStatus(code=code.value[0], message=message, details=details)
     return pb.ExecuteStreamResponse.Item(id=item.id, error=error).SerializeToString()
+
+
+def _failed_call(item: calls.Item, code: grpc.StatusCode, message: str) -> bytes:
+    return calls.failed(item.id, Failure(code, message, b""))
+
+
+def _gid_of(item: calls.Item) -> str:
+    gid: str = getattr(item, str(item.WhichOneof("call"))).gid
+    return gid
 
 
 def _code_of(context: _Context) -> grpc.StatusCode:
@@ -336,6 +406,25 @@ def _moment(request: pb.ListRequest, field: str) -> float | None:
         return stamp.ToNanoseconds() / 1e9
     except ValueError as error:
         raise BadRequest(f"{field} is no valid time: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """What became of an interactive Try.
+
+    Attributes:
+        trailers: what goes with the answer.
+    """
+
+    branch: Branch
+    trailers: tuple[tuple[str, str | bytes], ...]
+
+    def reply(self) -> bytes:
+        """The participant's. Raises Ended with its status where it is not reserved."""
+        if self.branch.reservation is Reservation.RESERVED:
+            return self.branch.reply
+        status = self.branch.status or Status(4, "the Try was not answered in time")
+        raise Ended(wire.STATUS_BY_NUMBER[status.code], status.message, status.details)
 
 
 class _Methods:
@@ -376,57 +465,3 @@ class _UnderWay:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._over.append(waiter)
             await waiter
-
-
-class _Ended(Exception):
-    """The call ends with this status."""
-
-    def __init__(self, code: grpc.StatusCode, message: str, details: bytes) -> None:
-        super().__init__(message)
-        self.failure = Failure(code, message, details)
-
-
-def _raise_if_cancelled(tx: Transaction) -> None:
-    if tx.decision is not Decision.CANCEL:
-        return
-    cancelled = fitting(render.cancelled(tx))
-    words = [_in_words(refusal) for refusal in cancelled.refusals] or [tx.decided_text or tx.cancel_reason.name.lower()]
-    mixed = tx.state is State.MIXED
-    message = cut(f"transaction {tx.key.gid} was cancelled: {'; '.join(words)}")
-    if mixed:
-        message = cut(f"transaction {tx.key.gid} was to be cancelled and is MIXED: {tx.last_error}")
-    reason = wire.MIXED if mixed else "TRANSACTION_CANCELLED"
-    info = error_details_pb2.ErrorInfo(reason=reason, domain=wire.DOMAIN, metadata={"gid": tx.key.gid})
-    status = status_pb2.Status(code=grpc.StatusCode.ABORTED.value[0], message=message)
-    for detail in (info, cancelled):
-        packed = any_pb2.Any()
-        packed.Pack(detail)
-        status.details.append(packed)
-    raise _Ended(grpc.StatusCode.ABORTED, message, status.SerializeToString())
-
-
-def _in_words(refusal: transaction_pb2.Refusal) -> str:
-    verb = "refused" if refusal.result == transaction_pb2.TRY_RESULT_REFUSED else "did not answer"
-    code = wire.STATUS_BY_NUMBER[refusal.status.code].name
-    return f"{refusal.participant} {verb} {refusal.method} (step {refusal.step}): {code}: {refusal.status.message}"
-
-
-def _failure(error: Exception) -> Failure:
-    """The status that says what an error says; a bug is logged."""
-    failure = error.failure if isinstance(error, _Ended) else failure_of(error)
-    if failure is not None:
-        return failure
-    _log.error("request_failed", exc_info=error)
-    message = "the manager failed at this request: its log says why"
-    code = grpc.StatusCode.INTERNAL
-    return Failure(code, message, wire.error_details(code, message, "BUG"))
-
-
-async def _abort(context: _Context, error: Exception) -> NoReturn:
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
-    failure = _failure(error)
-    trailers = list(context.trailing_metadata() or ())
-    if failure.details:
-        trailers.append((wire.STATUS_DETAILS, failure.details))
-    await context.abort(failure.code, failure.message, tuple(trailers))

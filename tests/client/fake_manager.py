@@ -44,7 +44,7 @@ class Asked:
 
 class FakeManager(manager_pb2_grpc.TransactionManagerServicer):
     """Args:
-    streams: takes plans in lists too.
+    streams: takes plans and calls in lists too.
     """
 
     def __init__(self, *, streams: bool = True) -> None:
@@ -72,18 +72,37 @@ class FakeManager(manager_pb2_grpc.TransactionManagerServicer):
             await self.arrivals.wait_for(lambda: len(self.requests(method)) >= count)
 
     async def ExecuteStream(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # writes by itself
+        await self._lists(manager_pb2.ExecuteStreamResponse, self._plan, request_iterator, context)
+
+    async def CallStream(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # writes by itself
+        await self._lists(manager_pb2.CallStreamResponse, self._call, request_iterator, context)
+
+    async def _lists(self, response: Any, answer: Any, request_iterator: Any, context: Any) -> None:
         if not self._streams:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this manager is of an earlier version")
+
+        async def one(item: Any, context: Any) -> Any:
+            answered = _Item(item, response.Item(id=item.id))
+            with suppress(_Aborted):
+                await answer(item, answered)
+            return answered.answer
+
+        def failed(item: Any, code: grpc.StatusCode, text: str) -> Any:
+            return response.Item(id=item.id, error=transaction_pb2.CallStatus(code=code.value[0], message=text))
+
         server: ListServer[Any, Any] = ListServer(
-            lambda message: message.items, self._item, _failed, _packed, at_once=1000
+            lambda message: message.items, one, failed, lambda answers: response(items=answers), at_once=1000
         )
         await server.serve(request_iterator, context)
 
-    async def _item(self, item: Any, context: Any) -> Any:
-        answered = _Item(item)
-        with suppress(_Aborted):
-            answered.answer.response.CopyFrom(await self.Execute(item.request, answered))
-        return answered.answer
+    async def _plan(self, item: Any, answered: _Item) -> None:
+        answered.answer.response.CopyFrom(await self.Execute(item.request, answered))
+
+    async def _call(self, item: Any, answered: _Item) -> None:
+        field = item.WhichOneof("call")
+        method = getattr(self, field.removesuffix("_request").capitalize())
+        answer = await method(getattr(item, field), answered)
+        getattr(answered.answer, field.replace("request", "response")).CopyFrom(answer)
 
     async def _answer(self, method: str, request: Any, context: Context, usual: Answer) -> Any:
         metadata = dict(context.invocation_metadata() or ())
@@ -191,9 +210,9 @@ class _Aborted(Exception):
 class _Item:
     """As much of a gRPC context as the answers use, for one item of a list."""
 
-    def __init__(self, item: Any) -> None:
+    def __init__(self, item: Any, answer: Any) -> None:
         self._item = item
-        self.answer = manager_pb2.ExecuteStreamResponse.Item(id=item.id)
+        self.answer = answer
 
     def invocation_metadata(self) -> list[tuple[str, str]]:
         return [(entry.key, entry.value.decode()) for entry in self._item.metadata]
@@ -202,21 +221,17 @@ class _Item:
         return float(self._item.timeout.ToNanoseconds() / 1e9)
 
     def set_trailing_metadata(self, trailers: Any) -> None:
-        pass
+        del self.answer.trailers[:]
+        for key, value in trailers:
+            self.answer.trailers.add(key=key, value=value if isinstance(value, bytes) else value.encode())
 
     async def abort(self, code: grpc.StatusCode, details: str, trailers: Any = ()) -> Never:
         rich = dict(trailers).get(wire.STATUS_DETAILS, b"")
         self.answer.error.CopyFrom(transaction_pb2.CallStatus(code=code.value[0], message=details, details=rich))
+        others = [entry for entry in trailers if entry[0] != wire.STATUS_DETAILS]
+        if others:
+            self.set_trailing_metadata(others)
         raise _Aborted
-
-
-def _failed(item: Any, code: grpc.StatusCode, text: str) -> Any:
-    error = transaction_pb2.CallStatus(code=code.value[0], message=text)
-    return manager_pb2.ExecuteStreamResponse.Item(id=item.id, error=error)
-
-
-def _packed(answers: Any) -> Any:
-    return manager_pb2.ExecuteStreamResponse(items=answers)
 
 
 async def _no_states(request: Any, context: Context) -> list[Any]:
