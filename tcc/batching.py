@@ -10,17 +10,34 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+AnswerT = TypeVar("AnswerT", contravariant=True)
 
 
 class BatcherClosed(RuntimeError):
     """The item came after `close` and was not sent."""
 
 
-_Waiting: TypeAlias = tuple[T, "asyncio.Future[R] | None"]
+class Answered(Protocol[AnswerT]):
+    """Where an item's answer goes: a future, or what stands in for one at less than its price."""
+
+    def done(self) -> bool:
+        """Whether it is not waited for any more; what is not yet sent then needs not be."""
+
+    def set_result(self, result: AnswerT, /) -> None:
+        """The item's answer. Called while nothing is sent: whoever has much to do with it does that later."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """As `set_result`, where it is an error."""
+
+    def cancel(self) -> object:
+        """There will be no answer, since the event loop ends."""
+
+
+_Waiting: TypeAlias = tuple[T, "Answered[R] | None"]
 """An item, and where its answer goes; None where nobody waits for one."""
 
 
@@ -91,6 +108,14 @@ class Batcher(Generic[T, R]):
             raise BatcherClosed("closed: nothing more is sent")
         self._waiting.append((item, None))
         if self._sender is None:
+            self._sender = asyncio.get_running_loop().create_task(self._send_all(), name="batcher")
+
+    def put_all(self, items: Iterable[tuple[T, Answered[R]]]) -> None:
+        """As `put` for each, where the caller says where its answer goes. Raises BatcherClosed."""
+        if self._closed:
+            raise BatcherClosed("closed: nothing more is sent")
+        self._waiting.extend(items)
+        if self._sender is None and self._waiting:
             self._sender = asyncio.get_running_loop().create_task(self._send_all(), name="batcher")
 
     async def close(self) -> None:

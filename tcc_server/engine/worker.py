@@ -8,10 +8,9 @@ the row: what another living replica works on is only watched here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
 
 import structlog
 
@@ -37,6 +36,7 @@ from tcc_server.core.model import Key, Moment, Status, Transaction
 from tcc_server.core.policy import Policy
 from tcc_server.courier.seam import Courier
 from tcc_server.engine import wire_commands
+from tcc_server.engine.appends import Append, Appends
 from tcc_server.engine.errors import Draining, EngineError, Rejected, UnknownTransaction, Unreadable, Unsettled
 from tcc_server.engine.live import Condition, Live, Lost
 from tcc_server.engine.tasks import Tasks
@@ -46,8 +46,6 @@ from tcc_server.log.codec import decode, encode
 from tcc_server.log.seam import READER, Log, LogConflict, LogRejected, LogUnavailable, LogUnknown, Row
 
 _log = structlog.get_logger(__name__)
-
-_T = TypeVar("_T")
 
 _SETTLE_FIRST, _SETTLE_MAX = 0.05, 1.0
 _REVIVE_AFTER = 5.0
@@ -93,7 +91,7 @@ class Worker:
         self._stirred: list[Live] = []
         self._timers: Timers[Key] = Timers(seams.clock, self._timer_fired)
         self._tasks = Tasks()
-        self._appends: set[asyncio.Future[None]] = set()
+        self._appends = Appends(seams.log, self._appended)
         self._settling = Tasks()
         self._watching = Watching(seams.log)
         self._closed = False
@@ -128,7 +126,8 @@ class Worker:
         try:
             async with asyncio.timeout(_LAST_WRITES):
                 while self._appends or len(self._settling):
-                    await asyncio.gather(*self._appends, self._settling.drain(), return_exceptions=True)
+                    await self._appends.drain()
+                    await self._settling.drain()
         except TimeoutError:
             _log.error("appends_abandoned", hint="the log does not answer; the next start settles what is in it")
         await self._end(Draining)
@@ -141,8 +140,7 @@ class Worker:
         await self._end(lambda key: Unsettled(key, _LEASE_LOST))
 
     async def _end(self, why: Callable[[Key], EngineError]) -> None:
-        for append in self._appends:
-            append.cancel()
+        self._appends.drop()
         await self._settling.close()
         await self._watching.close()
         for live in self:
@@ -206,19 +204,14 @@ class Worker:
         except Exception as error:
             self._poisoned(live, error)
             return
-        append = _future(self._seams.log.append(row))
-        self._appends.add(append)
-        append.add_done_callback(partial(self._appended, live, answer, row))
+        self._appends.start(live, answer, row)
 
-    def _appended(self, live: Live, answer: Answer, row: Row, append: asyncio.Future[None]) -> None:
-        self._appends.discard(append)
-        if append.cancelled():
-            return  # closing
-        error = append.exception()
+    def _appended(self, append: Append) -> None:
+        error = append.error
         if isinstance(error, LogUnknown):
-            self._settling.start(self._settle(live, answer, row, error))
+            self._settling.start(self._settle(append.live, append.answer, append.row, error))
         else:
-            self._verdict(live, answer, row, error)
+            self._verdict(append.live, append.answer, append.row, error)
 
     async def _settle(self, live: Live, answer: Answer, row: Row, unknown: LogUnknown) -> None:
         error: Exception | None = None
@@ -547,11 +540,6 @@ class Worker:
     def circumstance(self) -> Circumstance:
         """When, by whom and with what dice a signal is answered now."""
         return Circumstance(self._seams.clock.now(), self._seams.rng.uniform(), self._replica)
-
-
-def _future(awaitable: Awaitable[_T]) -> asyncio.Future[_T]:
-    # The seams' quick implementations give futures, which `ensure_future` finds out in a dozen calls.
-    return awaitable if isinstance(awaitable, asyncio.Future) else asyncio.ensure_future(awaitable)
 
 
 def _can_move(live: Live) -> bool:

@@ -15,13 +15,14 @@ from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tcc.batching import Batcher, BatcherClosed
+from tcc.batching import Answered
 from tcc_server.core.model import Key
 from tcc_server.log import postgres_statements, statements
+from tcc_server.log.groups import Groups
 from tcc_server.log.lease import Lease
 from tcc_server.log.migrate import prepare_postgres
 from tcc_server.log.postgres_database import KeptConnection, PostgresDatabase, is_of_one_row, is_undone
-from tcc_server.log.rules import check_page_size, failed, make_token, problem_with, read_token, size_of
+from tcc_server.log.rules import check_page_size, make_token, read_token
 from tcc_server.log.seam import Filter, LogRejected, LogUnavailable, LogUnknown, Page, Row
 from tcc_server.log.sweep import Sweep
 
@@ -67,9 +68,7 @@ class PostgresLog:
         self._writer = KeptConnection(self._database.engine(1, isolation_level="AUTOCOMMIT"))
         self._reader = self._database.engine(_READERS, isolation_level="AUTOCOMMIT")
         self._lease = Lease(self._database.engine(1, isolation_level="AUTOCOMMIT"), replica, lease_ttl)
-        self._batcher = Batcher[Row, None](
-            self._send, max_items=max_rows, max_bytes=max_bytes, size_of=size_of, key_of=lambda row: row.key
-        )
+        self._groups = Groups(self._send, max_rows=max_rows, max_bytes=max_bytes)
         self._adopting = asyncio.Lock()
         self._adoption: asyncio.Task[Sequence[Row]] | None = None
         self._marks: deque[bytes] = deque(maxlen=_MARKS_KEPT)
@@ -100,6 +99,7 @@ class PostgresLog:
             await self.close()
             raise
         self._is_open = True
+        self._groups.open()
 
     async def close(self) -> None:
         """Finish what was appended, give the lease back, close the connections. Idempotent."""
@@ -113,14 +113,11 @@ class PostgresLog:
 
     def append(self, row: Row) -> Awaitable[None]:
         """Write one row with the next group."""
-        if (problem := problem_with(row)) is not None:
-            return failed(LogRejected(problem))
-        if not self._is_open:
-            return failed(LogUnknown("the log is not open"))
-        try:
-            return self._batcher.put(row)
-        except BatcherClosed:
-            return failed(LogUnknown("the log is closed"))
+        return self._groups.append(row)
+
+    def write(self, row: Row, verdict: Answered[None]) -> None:
+        """The same, with a verdict in place of a future."""
+        self._groups.write(row, verdict)
 
     async def load(self, keys: Collection[Key]) -> dict[Key, Row]:
         """The rows of those keys that exist."""
@@ -233,7 +230,7 @@ class PostgresLog:
             raise LogUnavailable("the log is not open")
 
     async def _close(self) -> None:
-        await self._batcher.close()
+        await self._groups.close()
         await self._writer.close()
         if self._adoption is not None:
             await asyncio.wait({self._adoption})

@@ -6,15 +6,13 @@ refuse in the middle of a group, is stopped here. The rest is paging: the order 
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import json
 import math
-from collections.abc import Awaitable
 
 from tcc_server.core.model import State
-from tcc_server.log.seam import READER, BadToken, LogError, Row
+from tcc_server.log.seam import READER, BadToken, Row
 
 MAX_PAYLOAD = 8 * 1024 * 1024
 """Bytes of body and progress that one row may have."""
@@ -26,13 +24,6 @@ ADOPTED = bytes(16)
 def size_of(row: Row) -> int:
     """About how many bytes the row takes on its way to the disk."""
     return 256 + len(row.name) + len(row.progress) + (len(row.body) if row.body is not None else 0)
-
-
-def failed(error: LogError) -> Awaitable[None]:
-    """An append that came to nothing at once."""
-    verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    verdict.set_exception(error)
-    return verdict
 
 
 def problem_with(row: Row) -> str | None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from tcc.batching import Answered
 from tcc_server.core.model import Key, State
 
 READER = 1
@@ -147,4 +148,15 @@ class Log(Protocol):
         whoever still holds it loses its next compare-and-set, and a repeat of its last one. What was taken but never
         reached its caller (cancelled, or the commit's answer lost) is given by the next call. Rows whose `min_reader`
         is above READER are left alone. Empty once there is none left. Raises LogUnavailable.
+        """
+
+
+@runtime_checkable
+class TakingVerdicts(Protocol):
+    """What a Log has besides that can do without a future for each append, and the turn of the loop that one takes."""
+
+    def write(self, row: Row, verdict: Answered[None]) -> None:
+        """As `append`; how it ends is told to `verdict` once, never from within this call.
+
+        A verdict that is `done` before its row is written may keep it from being written.
         """

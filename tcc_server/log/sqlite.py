@@ -20,11 +20,12 @@ from typing import TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from tcc.batching import Batcher, BatcherClosed
+from tcc.batching import Answered
 from tcc_server.core.model import Key
 from tcc_server.log import statements
+from tcc_server.log.groups import Groups
 from tcc_server.log.migrate import path_of, prepare
-from tcc_server.log.rules import ADOPTED, check_page_size, failed, make_token, problem_with, read_token, size_of
+from tcc_server.log.rules import ADOPTED, check_page_size, make_token, read_token
 from tcc_server.log.seam import Filter, LogError, LogRejected, LogUnavailable, LogUnknown, Page, Row
 from tcc_server.log.sqlite_file import SqliteFile, explain
 from tcc_server.log.sweep import Sweep
@@ -63,9 +64,7 @@ class SqliteLog:
         self._may_migrate = auto_migrate
         self._writer = _Lane("log-writer", self._file.writer)
         self._reader = _Lane("log-reader", self._file.reader)
-        self._batcher = Batcher[Row, None](
-            self._send, max_items=max_rows, max_bytes=max_bytes, size_of=size_of, key_of=lambda row: row.key
-        )
+        self._groups = Groups(self._send, max_rows=max_rows, max_bytes=max_bytes)
         self._adopting = asyncio.Lock()
         self._undelivered: dict[Key, Row] = {}
         self._sweep: Sweep | None = None
@@ -88,6 +87,7 @@ class SqliteLog:
             await self.close()
             raise
         self._is_open = True
+        self._groups.open()
 
     async def close(self) -> None:
         """Finish what was appended, then let go of the file. Idempotent."""
@@ -101,14 +101,11 @@ class SqliteLog:
 
     def append(self, row: Row) -> Awaitable[None]:
         """Write one row with the next group."""
-        if (problem := problem_with(row)) is not None:
-            return failed(LogRejected(problem))
-        if not self._is_open:
-            return failed(LogUnknown("the log is not open"))
-        try:
-            return self._batcher.put(row)
-        except BatcherClosed:
-            return failed(LogUnknown("the log is closed"))
+        return self._groups.append(row)
+
+    def write(self, row: Row, verdict: Answered[None]) -> None:
+        """The same, with a verdict in place of a future."""
+        self._groups.write(row, verdict)
 
     async def load(self, keys: Collection[Key]) -> dict[Key, Row]:
         """The rows of those keys that exist."""
@@ -154,7 +151,7 @@ class SqliteLog:
             raise LogUnavailable("the log is not open")
 
     async def _close(self) -> None:
-        await self._batcher.close()
+        await self._groups.close()
         await self._reader.close()
         await self._writer.close()
         self._file.release()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
+from tcc.batching import Answered
 from tcc.v1 import transaction_pb2
 from tcc.v1.participant_pb2 import Command, Outcome
 from tcc_server.caller.seam import TryCall, TryReply
@@ -17,8 +19,9 @@ from tcc_server.engine.engine import Bounds, Engine
 from tcc_server.engine.worker import Seams
 from tcc_server.log.codec import decode
 from tcc_server.log.memory import MemoryLog, MemoryStore
+from tcc_server.log.seam import Log, Row
 from tests.faults import FaultyLog
-from tests.simulation.loop import run
+from tests.simulation.loop import SeededLoop, run
 from tests.simulation.world import LoopClock, SeededIds, SeededRng
 
 KEY = Key("default", "t-1")
@@ -124,12 +127,38 @@ class Courier:
         return [command.branch for command in self.sent]
 
 
+class WritingLog(FaultyLog):
+    """The same for an engine that does without a future for each append, as on disk."""
+
+    def __init__(self, within: Log) -> None:
+        super().__init__(within)
+        self._under_way: set[asyncio.Future[None]] = set()
+
+    def write(self, row: Row, verdict: Answered[None]) -> None:
+        """Append the row, and tell of it."""
+        self._under_way.add(append := asyncio.ensure_future(self.append(row)))
+        append.add_done_callback(partial(self._tell, verdict))
+
+    def _tell(self, verdict: Answered[None], append: asyncio.Future[None]) -> None:
+        self._under_way.discard(append)
+        if append.cancelled() or verdict.done():
+            return
+        error = append.exception()
+        if isinstance(error, Exception):
+            verdict.set_exception(error)
+        else:
+            verdict.set_result(None)
+
+
 class Shell:
-    """An engine and its fakes."""
+    """An engine and its fakes. Its log tells of appends in one of the two ways, by the loop's seed."""
 
     def __init__(self, store: MemoryStore | None = None, replica: str = "r1", **bounds: int) -> None:
         self.store = store or MemoryStore()
-        self.log = FaultyLog(MemoryLog(self.store, replica=replica))
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SeededLoop)
+        kind = loop.random.choice((FaultyLog, WritingLog))
+        self.log = kind(MemoryLog(self.store, replica=replica))
         self.participants = Participants()
         self.courier = Courier()
         rng = random.Random(replica)  # noqa: S311  chance is the point

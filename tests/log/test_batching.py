@@ -211,3 +211,52 @@ async def test_a_list_that_fails_fails_those_who_wait_also_beside_what_was_poste
         await batcher.submit("b")
     batcher.post("c")
     await batcher.close()
+
+
+class Noted:
+    """Where an answer goes that no future waits for."""
+
+    def __init__(self, *, dropped: bool = False) -> None:
+        self.dropped = dropped
+        self.ends: list[object] = []
+
+    def done(self) -> bool:
+        return self.dropped
+
+    def set_result(self, result: object) -> None:
+        self.ends.append(result)
+
+    def set_exception(self, error: Exception) -> None:
+        self.ends.append(error)
+
+    def cancel(self) -> None:
+        self.ends.append("cancelled")
+
+
+async def test_items_put_together_are_answered_each_where_it_was_said() -> None:
+    wire = Wire()
+    batcher = batcher_of(wire, max_items=3)
+    noted = [Noted() for _ in range(3)]
+    dropped = Noted(dropped=True)
+    batcher.put_all(zip(["a", "bad", "c", "d"], [*noted[:2], dropped, noted[2]], strict=True))
+    wire.let_go()
+    assert await batcher.submit("e") == "E"
+    assert wire.sent == [["a", "bad", "d"], ["e"]]
+    assert [repr(end) for each in noted for end in each.ends] == ["'A'", "ValueError('bad')", "'D'"]
+    assert not dropped.ends
+
+
+async def test_items_put_together_hear_of_the_end_of_the_event_loop_and_of_a_batcher_that_is_closed() -> None:
+    wire = Wire()
+    batcher = batcher_of(wire, max_items=1)
+    sent, waiting = Noted(), Noted()
+    batcher.put_all([("a", sent), ("b", waiting)])
+    await wire.started.acquire()
+    assert batcher._sender is not None
+    batcher._sender.cancel()
+    await asyncio.wait({batcher._sender})
+    assert sent.ends == waiting.ends == ["cancelled"]
+    batcher.put_all([])  # begins nothing
+    await batcher.close()
+    with pytest.raises(BatcherClosed):
+        batcher.put_all([("c", Noted())])

@@ -157,8 +157,7 @@ class Manager:
         dying._timers.close()
         for live in dying:
             live.drop_tries()
-        for append in dying._appends:
-            append.cancel()
+        dying._appends.drop()
         for tasks in (dying._tasks, dying._settling):
             await tasks.close()
         await engine.close()
