@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import grpc
 from aio_pika.abc import AbstractIncomingMessage
@@ -20,12 +20,13 @@ from google.protobuf.message import DecodeError
 
 from tcc import wire
 from tcc.amqp.bounded import bounded
+from tcc.amqp.carrying import Branch, Carried, InHand, Outlet, Word, Words, outcome_of
 from tcc.amqp.link import HEARTBEAT, Link, Pauses, Session, end
 from tcc.amqp.publishing import Sent, publish
 from tcc.amqp.subscription import Subscription
 from tcc.amqp.topology import command_queue
 from tcc.amqp.tracing import outcome_kind, tags_of
-from tcc.batching import Batcher, BatcherClosed
+from tcc.batching import BatcherClosed
 from tcc.streams import listed
 from tcc.tracing import TraceParent, Tracing
 from tcc.v1 import transaction_pb2
@@ -36,16 +37,33 @@ _log = logging.getLogger("tcc.amqp")
 Handle: TypeAlias = Callable[[Command, float], Awaitable[Outcome]]
 """Carries one command out within so many seconds; never raises."""
 
-_Branch: TypeAlias = tuple[str, str, str, str, int]
-_Word: TypeAlias = "asyncio.Future[None]"
-"""That an outcome was handed over, or given up."""
-
-_LIST_ITEMS: Final = 512
-_LIST_BYTES: Final = 1024 * 1024
 _HEAD: Final = 32
 """So much of what cannot be decoded is shown."""
 _OVERTIME: Final = 1.0
 """Seconds that a handler gets, beyond its own time, to say itself that it ran out of it."""
+
+
+class Together(Protocol):
+    """Commands of one list that are carried out together."""
+
+    def add_command(
+        self, command: Command, timeout: float, span: AbstractContextManager[object], tag: InHand, /
+    ) -> bool:
+        """Takes a command along, if it may go with others.
+
+        Args:
+            command: as it came.
+            timeout: seconds that it gets.
+            span: in which its handler is to run.
+            tag: comes back with its outcome.
+        """
+
+    async def run(self) -> None:
+        """Carries them out."""
+
+
+Join: TypeAlias = Callable[[Callable[[Sequence[tuple["InHand", Outcome]]], None]], Together | None]
+"""Gives what a list's commands can be added to, and will tell their outcomes; None where each has to go by itself."""
 
 
 class CommandConsumer:
@@ -58,6 +76,7 @@ class CommandConsumer:
         handler_timeout: seconds for one command, its wait for a turn included.
         messages_ahead: lists that the broker may hand over before the first of them is acknowledged.
         at_once: commands that are carried out side by side.
+        join: for commands that may be carried out together.
         publish_timeout: seconds for handing an outcome over.
         renew_after: seconds without a command after which the subscription is begun anew; see `Subscription`.
 
@@ -78,6 +97,7 @@ class CommandConsumer:
         handler_timeout: float = 30.0,
         messages_ahead: int = 16,
         at_once: int = 256,
+        join: Join | None = None,
         publish_timeout: float = 10.0,
         renew_after: float = 30.0,
         heartbeat: int = HEARTBEAT,
@@ -85,6 +105,7 @@ class CommandConsumer:
     ) -> None:
         self._participant = participant
         self._handle = handle
+        self._join = join
         self._tracing = tracing or Tracing()
         self._handler_timeout = handler_timeout
         self._turns = asyncio.Semaphore(at_once)
@@ -101,8 +122,8 @@ class CommandConsumer:
             messages_ahead=messages_ahead,
             renew_after=renew_after,
         )
-        self._in_hand: dict[_Branch, asyncio.Task[_Word | None]] = {}
-        self._outlets: dict[str, _Outlet] = {}
+        self._in_hand: dict[Branch, InHand] = {}
+        self._outlets: dict[str, Outlet] = {}
         self.messages = 0
         self.undecodable = 0
         self.published = 0
@@ -174,7 +195,7 @@ class CommandConsumer:
             await _settle(message.reject(requeue=False))
             return
         outlet = self._outlet(message.reply_to)
-        carried = _Carried(outlet, asyncio.get_running_loop().time() + self._handler_timeout)
+        carried = Carried(outlet, asyncio.get_running_loop().time() + self._handler_timeout)
         try:
             await self._carry_all(commands, message.reply_to or "", carried)
         finally:
@@ -184,18 +205,26 @@ class CommandConsumer:
                     del self._outlets[outlet.name]
         await _settle(message.ack())
 
-    async def _carry_all(self, commands: Iterable[Command], reply_to: str, carried: _Carried) -> None:
+    async def _carry_all(self, commands: Iterable[Command], reply_to: str, carried: Carried) -> None:
         loop = asyncio.get_running_loop()
-        elsewhere: list[asyncio.Task[_Word | None]] = []
-        in_hand = self._in_hand
+        copies: list[asyncio.Future[Word | None]] = []
+        together = None if self._join is None else self._join(partial(self._told, carried))
+        left = carried.until - loop.time()
         for command in commands:
-            branch: _Branch = (reply_to, command.namespace, command.gid, command.branch, command.phase)
-            task = in_hand.get(branch)
-            if task is not None:  # its outcome answers this one too
-                elsewhere.append(task)
+            branch: Branch = (reply_to, command.namespace, command.gid, command.branch, command.phase)
+            first = self._in_hand.get(branch)
+            if first is not None:  # its outcome answers this one too
+                copies.append(first.copy())
                 continue
-            task = in_hand[branch] = loop.create_task(self._carry(command, branch, carried))
-            carried.tasks.append(task)
+            one = self._in_hand[branch] = InHand(self._in_hand, branch, command)
+            carried.ones.append(one)
+            if together is not None and self._goes_with(together, one, left):
+                await self._turns.acquire()  # at once
+                one.together = True
+            else:
+                carried.tasks.append(loop.create_task(self._carry(one, carried)))
+        if together is not None and len(carried.tasks) < len(carried.ones):
+            carried.tasks.append(loop.create_task(self._carry_together(together, carried)))
         limit = loop.call_at(carried.until + _OVERTIME, carried.run_out)
         try:
             # One after the other: those that are done by then cost nothing, and most end together.
@@ -205,34 +234,83 @@ class CommandConsumer:
             for handed_over in carried.handed_over:
                 with suppress(BatcherClosed):
                     await handed_over
-            for task in elsewhere:
-                await asyncio.wait((task,))
-                word = None if task.cancelled() or task.exception() is not None else task.result()
+            if copies:
+                self._let_go(carried)  # one of them may be of this very list
+            for copy in copies:
+                word = await copy
                 if word is not None:
                     await asyncio.wait((word,))
         finally:
             limit.cancel()
-            left = [task for task in carried.tasks if not task.done()]
-            for task in left:
+            running = [task for task in carried.tasks if not task.done()]
+            for task in running:
                 task.cancel()
-            if left:
-                await asyncio.wait(left)
-            if left or carried.late:  # one that was cancelled before it began could not say that it is over
-                for branch in [branch for branch, task in in_hand.items() if task in carried.tasks]:
-                    del in_hand[branch]
+            if running:
+                await asyncio.wait(running)
+            self._let_go(carried)
 
-    async def _carry(self, command: Command, branch: _Branch, carried: _Carried) -> _Word | None:
+    def _let_go(self, carried: Carried) -> None:
+        """Ends what is left: a task that was cancelled before it began could not."""
+        for one in carried.ones:
+            if not one.over:
+                if one.together:
+                    self._turns.release()
+                one.end(None)
+
+    async def _carry(self, one: InHand, carried: Carried) -> None:
+        word: Word | None = None
         try:
-            outcome = await self._outcome(command, carried)
-            if carried.outlet is None:
-                return None
-            word = carried.outlet.batcher.put(outcome.SerializeToString())
-            carried.handed_over.append(word)
-            return word
+            outcome = await self._outcome(one.command, carried)
+            if carried.outlet is not None:
+                word = carried.outlet.batcher.put(outcome.SerializeToString())
+                carried.handed_over.append(word)
         finally:
-            self._in_hand.pop(branch, None)
+            one.end(word)
 
-    async def _outcome(self, command: Command, carried: _Carried) -> Outcome:
+    def _goes_with(self, together: Together, one: InHand, left: float) -> bool:
+        """Whether a command goes together with others: unless it is recorded, or has to wait for its turn."""
+        command = one.command
+        if self._turns.locked():
+            return False
+        try:
+            passing = self._tracing.passing(TraceParent(command.traceparent, command.tracestate))
+            return passing is not None and together.add_command(command, left, passing, one)
+        except Exception:  # by itself it is told of its own error, and its list is answered
+            return False
+
+    async def _carry_together(self, together: Together, carried: Carried) -> None:
+        failed = self._too_late
+        try:
+            await together.run()
+        except asyncio.CancelledError:
+            if not carried.ran_out():
+                raise
+        except Exception as error:  # a bug, as in `_outcome`
+            failed = partial(self._bug, error=error)
+        else:
+            failed = partial(self._bug, error=RuntimeError("there is no outcome: the log says why"))
+        left = [one for one in carried.ones if one.together and not one.over]
+        if left:
+            self._hand_over(carried, [(one, failed(one.command)) for one in left])
+
+    def _told(self, carried: Carried, told: Sequence[tuple[InHand, Outcome]]) -> None:
+        for one, outcome in told:
+            outcome.traceparent = one.command.traceparent
+        self._hand_over(carried, told)
+
+    def _hand_over(self, carried: Carried, told: Sequence[tuple[InHand, Outcome]]) -> None:
+        """Has outcomes of commands that went together published."""
+        word: Word | None = None
+        if carried.outlet is not None:
+            words = Words(len(told))
+            word = words.word
+            carried.outlet.batcher.put_all([(outcome.SerializeToString(), words) for _, outcome in told])
+            carried.handed_over.append(word)
+        for one, _ in told:
+            self._turns.release()
+            one.end(word)
+
+    async def _outcome(self, command: Command, carried: Carried) -> Outcome:
         turns = self._turns
         try:
             if turns.locked():
@@ -241,7 +319,7 @@ class CommandConsumer:
             else:
                 await turns.acquire()  # at once
         except TimeoutError:
-            outcome = _outcome_of(command, transaction_pb2.OUTCOME_KIND_BUSY, "too much is being worked on here")
+            outcome = outcome_of(command, transaction_pb2.OUTCOME_KIND_BUSY, "too much is being worked on here")
             outcome.retry_after.CopyFrom(wire.seconds(1.0))
             return outcome
         try:
@@ -257,19 +335,23 @@ class CommandConsumer:
         except asyncio.CancelledError:
             if not carried.ran_out():
                 raise
-            text = f"not carried out within {self._handler_timeout:g} s"
-            outcome = _outcome_of(command, transaction_pb2.OUTCOME_KIND_RETRY, text)
-            outcome.code = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
-            return outcome
+            return self._too_late(command)
         except Exception as error:  # a bug: the list must be answered and acknowledged all the same
-            _log.exception("a command of %s could not be carried out", command.participant)
-            outcome = _outcome_of(
-                command, transaction_pb2.OUTCOME_KIND_RETRY, f"{type(error).__name__}: {error}"[:1024]
-            )
-            outcome.code = grpc.StatusCode.INTERNAL.value[0]
-            return outcome
+            return self._bug(command, error)
         finally:
             turns.release()
+
+    def _too_late(self, command: Command) -> Outcome:
+        text = f"not carried out within {self._handler_timeout:g} s"
+        outcome = outcome_of(command, transaction_pb2.OUTCOME_KIND_RETRY, text)
+        outcome.code = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+        return outcome
+
+    def _bug(self, command: Command, error: Exception) -> Outcome:
+        _log.error("a command of %s could not be carried out", command.participant, exc_info=error)
+        outcome = outcome_of(command, transaction_pb2.OUTCOME_KIND_RETRY, f"{type(error).__name__}: {error}"[:1024])
+        outcome.code = grpc.StatusCode.INTERNAL.value[0]
+        return outcome
 
     async def _traced(self, command: Command, parent: TraceParent, left: float) -> Outcome:
         with self._tracing.processed(command_queue(command.participant), parent, tags_of(command)) as span:
@@ -282,13 +364,13 @@ class CommandConsumer:
                 span.failed(kind, outcome.message)
             return outcome
 
-    def _outlet(self, reply_to: str | None) -> _Outlet | None:
+    def _outlet(self, reply_to: str | None) -> Outlet | None:
         """Where the outcomes of one more list go; None where nobody wants them."""
         if not reply_to:
             return None
         outlet = self._outlets.get(reply_to)
         if outlet is None:
-            outlet = self._outlets[reply_to] = _Outlet(reply_to, partial(self._publish, reply_to))
+            outlet = self._outlets[reply_to] = Outlet(reply_to, partial(self._publish, reply_to))
         outlet.users += 1
         return outlet
 
@@ -315,57 +397,6 @@ class CommandConsumer:
         except Exception as error:
             session.end(error)
             return Sent.UNKNOWN
-
-
-class _Outlet:
-    """Outcomes, serialised, on their way to one queue, and how many lists have some for it."""
-
-    def __init__(self, name: str, send: Callable[[Sequence[bytes]], Awaitable[list[Exception | None]]]) -> None:
-        self.name = name
-        self.users = 0
-        self.batcher: Batcher[bytes, None] = Batcher(send, max_items=_LIST_ITEMS, max_bytes=_LIST_BYTES, size_of=len)
-
-
-class _Carried:
-    """A list that is being carried out.
-
-    Args:
-        outlet: where its outcomes go; None where nobody wants them.
-        until: when its handlers are to be done, on the loop's clock.
-    """
-
-    __slots__ = ("handed_over", "late", "outlet", "tasks", "until")
-
-    def __init__(self, outlet: _Outlet | None, until: float) -> None:
-        self.outlet = outlet
-        self.until = until
-        self.tasks: list[asyncio.Task[_Word | None]] = []
-        self.handed_over: list[_Word] = []
-        self.late = False
-
-    def run_out(self) -> None:
-        """Its time is over: what is not done is stopped."""
-        self.late = True
-        for task in self.tasks:
-            task.cancel()
-
-    def ran_out(self) -> bool:
-        """Whether that, and nothing else, has cancelled the task that asks."""
-        task = asyncio.current_task()
-        return self.late and task is not None and task.uncancel() == 0
-
-
-def _outcome_of(command: Command, kind: transaction_pb2.OutcomeKind.ValueType, message: str) -> Outcome:
-    return Outcome(
-        namespace=command.namespace,
-        gid=command.gid,
-        branch=command.branch,
-        phase=command.phase,
-        attempt=command.attempt,
-        kind=kind,
-        code=grpc.StatusCode.UNAVAILABLE.value[0],
-        message=message,
-    )
 
 
 async def _settle(word: Awaitable[None]) -> None:

@@ -17,6 +17,7 @@ from tcc.fence._seam import (
     Verdict,
     Visit,
     VisitAlone,
+    VisitLater,
 )
 from tcc.fence._sharing import SharedVisits
 from tcc.fence._sql import SqlFence
@@ -46,5 +47,6 @@ __all__ = [
     "Verdict",
     "Visit",
     "VisitAlone",
+    "VisitLater",
     "ddl",
 ]

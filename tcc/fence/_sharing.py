@@ -7,12 +7,12 @@ caller that waits for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Final
 
-from tcc.batching import Batcher
+from tcc.batching import Answered, Batcher
 from tcc.fence._rows import key_of
 from tcc.fence._seam import Body, Listed, ListFence, Verdict, Visit, VisitAlone, VisitLater
 
@@ -52,14 +52,40 @@ class SharedVisits:
             except VisitAlone:
                 return await self._fence.visit(visit, body)
             except asyncio.CancelledError:
-                listed.drop()
-                if listed.over is not None:
-                    await _through(listed.over)
+                await self.give_up((listed,))
                 raise
             finally:
-                self._alone.discard(listed)
-                if not self._alone and self._quiet is not None:
-                    self._quiet.set()
+                self._forget(listed)
+
+    def visit_all(self, visits: Iterable[tuple[Listed, Answered[Verdict]]]) -> None:
+        """As `visit` for each, where the caller says where its answer goes.
+
+        What is answered by `VisitLater` is to be visited again, what is answered by `VisitAlone` made by `alone`; what
+        the caller does not wait for any more goes to `give_up`.
+        """
+        self._batcher.put_all(visits)
+
+    async def alone(self, listed: Listed) -> Verdict:
+        """Makes a visit that its list could not settle."""
+        try:
+            return await self._fence.visit(listed.visit, listed.body)
+        finally:
+            self._forget(listed)
+
+    async def give_up(self, visits: Sequence[Listed]) -> None:
+        """Stops visits for which nobody waits any more; returns, whatever comes, when none of them is under way."""
+        for listed in visits:
+            listed.drop()
+            self._forget(listed)
+        for listed in visits:
+            if listed.over is not None:
+                await _through(listed.over)
+
+    def _forget(self, listed: Listed) -> None:
+        """It is not made alone any more."""
+        self._alone.discard(listed)
+        if not self._alone and self._quiet is not None:
+            self._quiet.set()
 
     async def _send(self, listed: Sequence[Listed]) -> Sequence[Verdict | Exception]:
         await self._let_them_finish()

@@ -14,10 +14,10 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -83,29 +83,23 @@ _CUT_OFF: Final = (RedisConnectionError, RedisTimeout, OSError, TimeoutError)
 """Nobody knows what the server did, and asking again would cost the next one its time too."""
 
 
-class _Ask(Protocol):
-    """What is asked of one key; without a time to live it is a release."""
+class _Asked:
+    """What is asked of some keys at once, for which there is one answer, a list.
 
-    @property
-    def key(self) -> bytes: ...
+    Args:
+        helds: the locks, each of its own execution.
+        ttl_ms: for which they are taken; 0: they are given back.
+    """
 
-    @property
-    def token(self) -> str: ...
+    __slots__ = ("helds", "ttl_ms")
 
-    @property
-    def ttl_ms(self) -> int: ...
+    def __init__(self, helds: Sequence[_Held], ttl_ms: int) -> None:
+        self.helds = helds
+        self.ttl_ms = ttl_ms
 
 
-class _Release:
-    """That a key be given back."""
-
-    __slots__ = ("key", "token")
-
-    ttl_ms: Final = 0
-
-    def __init__(self, key: bytes, token: str) -> None:
-        self.key = key
-        self.token = token
+_Reply: TypeAlias = int | Exception
+"""Of one key: 0 where it is done, the milliseconds that another holder has left, or an error."""
 
 
 class _Away(Exception):
@@ -143,13 +137,13 @@ class RedisLock:
                 f"the lock's URL cannot be used ({error}): write it like redis://localhost:6379/0"
             ) from None
         self._timeout = timeout
-        self._batcher = Batcher[_Ask, int](
-            self._send, max_items=_LIST_MAX, max_bytes=1 << 20, size_of=lambda ask: 128 + len(ask.key)
+        self._batcher = Batcher[_Asked, list[_Reply]](
+            self._send, max_items=_LIST_MAX, max_bytes=_LIST_MAX, size_of=lambda asked: len(asked.helds)
         )
         self._bypasses = 0
         self._troubled = False
         self._away = False
-        self._owed: dict[str, _Release] = {}
+        self._owed: dict[str, _Held] = {}
         self._name = secrets.token_hex(12)
         self._count = 0
         self._looking: asyncio.Task[None] | None = None
@@ -163,28 +157,43 @@ class RedisLock:
 
     async def acquire(self, key: str, ttl: float) -> Held | Busy:
         """Takes the lock; waits 50 ms where somebody else holds it, and asks once more. Never raises for Redis."""
+        (answer,) = await self.acquire_all((key,), ttl)
+        if isinstance(answer, Busy):
+            await asyncio.sleep(_BUSY_WAIT)
+            (answer,) = await self.acquire_all((key,), ttl)
+        return answer
+
+    async def acquire_all(self, keys: Sequence[str], ttl: float) -> Sequence[Held | Busy]:
+        """Takes what is free of some locks, by one word to Redis; see `ListLock`."""
         if self._away:
-            self._bypasses += 1
-            return _NOT_HELD
+            return self._bypassed(keys)
         if self._looking is None:
             self._looking = asyncio.get_running_loop().create_task(self._look(), name="redis-lock-look")
-        self._count += 1
-        held = _Held(self, (PREFIX + key).encode(), f"{self._name}-{self._count}", max(1, int(ttl * 1000)))
+        first = self._count + 1
+        self._count += len(keys)
+        helds = [_Held(self, (PREFIX + key).encode(), f"{self._name}-{count}") for count, key in enumerate(keys, first)]
         try:
-            left = await self._batcher.put(held)
-            if left:
-                await asyncio.sleep(_BUSY_WAIT)
-                left = await self._batcher.put(held)
+            replies = await self._batcher.put(_Asked(helds, max(1, int(ttl * 1000))))
         except (_Away, BatcherClosed):
-            self._bypasses += 1
-            return _NOT_HELD
+            return self._bypassed(keys)
         except (RedisError, OSError, TimeoutError):
-            self._bypasses += 1
-            return held  # it may have been taken, and only the reply was lost
+            self._bypasses += len(keys)
+            return helds  # they may have been taken, and only the reply was lost
         except asyncio.CancelledError:
-            self.give_back(held.key, held.token)
+            self._give_back(helds)
             raise
-        return Busy(left / 1000) if left else held
+        if not any(replies):
+            return helds
+        answers: list[Held | Busy] = []
+        for held, reply in zip(helds, replies, strict=True):
+            if isinstance(reply, Exception):
+                self._bypasses += 1
+            answers.append(Busy(reply / 1000) if isinstance(reply, int) and reply else held)
+        return answers
+
+    def release_all(self, locks: Iterable[Held]) -> None:
+        """Gives locks back, with the next list; see `ListLock`."""
+        self._give_back([held for held in locks if isinstance(held, _Held)])
 
     async def close(self) -> None:
         """Gives back what is held here, where Redis answers, and closes the connection. Repeating it does nothing."""
@@ -197,48 +206,61 @@ class RedisLock:
             await asyncio.wait({self._probing})
         await self._redis.aclose()
 
-    def give_back(self, key: bytes, token: str) -> None:
-        """With the next list. Nobody waits for it, so nobody's cancellation can lose it."""
-        with suppress(BatcherClosed):  # released after `close`: the key runs out by itself
-            self._batcher.post(_Release(key, token))
+    def _give_back(self, helds: Sequence[_Held]) -> None:
+        """Nobody waits for it, so nobody's cancellation can lose it."""
+        if helds:
+            with suppress(BatcherClosed):  # released after `close`: the key runs out by itself
+                self._batcher.post(_Asked(helds, 0))
 
-    def _owe(self, asks: Sequence[_Ask]) -> None:
+    def _bypassed(self, keys: Sequence[str]) -> Sequence[Held]:
+        self._bypasses += len(keys)
+        return [_NOT_HELD] * len(keys)
+
+    def _owe(self, asked: Sequence[_Asked]) -> None:
         """Releases that did not reach the server; one that it refused is logged, and its key runs out by itself."""
-        for release in asks:
-            if isinstance(release, _Release):
+        for each in asked:
+            for held in each.helds if not each.ttl_ms else ():
                 if len(self._owed) >= _OWED_MAX:  # away for long: the oldest keys have run out by now, or soon will
                     del self._owed[next(iter(self._owed))]
-                self._owed[release.token] = release
+                self._owed[held.token] = held
 
     # One list at a time
 
-    async def _send(self, asks: Sequence[_Ask]) -> Sequence[int | Exception]:
+    async def _send(self, asked: Sequence[_Asked]) -> Sequence[list[_Reply]]:
         if self._away:
-            self._owe(asks)
+            self._owe(asked)
             raise _Away
         try:
-            replies = await self._exchange(asks)
+            replies = await self._exchange(asked)
         except _CUT_OFF as error:
-            self._owe(asks)
+            self._owe(asked)
             self._note(error)
             self._away = True
             if not self._closed:
                 self._probing = asyncio.get_running_loop().create_task(self._probe(), name="redis-lock-probe")
             raise
-        taken = [reply for ask, reply in zip(asks, replies, strict=True) if ask.ttl_ms]
+        answers = []
+        taken: list[_Reply] = []
+        begin = 0
+        for each in asked:
+            answer = replies[begin : begin + len(each.helds)]
+            begin += len(answer)
+            answers.append(answer)
+            if each.ttl_ms:
+                taken += answer
         if taken:  # a server that refuses to write takes releases: they prove nothing
-            self._note(next((reply for reply in taken if isinstance(reply, Exception)), None))
-        return replies
+            self._note(next((reply for reply in taken if reply and isinstance(reply, Exception)), None))
+        return answers
 
-    async def _exchange(self, asks: Sequence[_Ask]) -> Sequence[int | Exception]:
+    async def _exchange(self, asked: Sequence[_Asked]) -> list[_Reply]:
         """One round trip; two where the server does not have the script, as after its restart."""
-        keys = [ask.key for ask in asks]
-        asked = " ".join([f"{ask.token} {ask.ttl_ms}" for ask in asks])
+        keys = [held.key for each in asked for held in each.helds]
+        tokens = " ".join([f"{held.token} {each.ttl_ms}" for each in asked for held in each.helds])
         async with asyncio.timeout(self._timeout):
             try:
-                answers = await self._run(keys, asked)
+                answers = await self._run(keys, tokens)
             except ResponseError as error:  # all of it was refused
-                return [error] * len(asks)
+                return [error] * len(keys)
         return [answer if isinstance(answer, int) else ResponseError(_text(answer)) for answer in answers]
 
     async def _run(self, keys: Sequence[bytes], asked: str) -> list[int | bytes]:
@@ -260,7 +282,7 @@ class RedisLock:
             releases = list(islice(self._owed.values(), _LIST_MAX))
             try:
                 if releases:
-                    await self._exchange(releases)
+                    await self._exchange([_Asked(releases, 0)])
                 else:
                     async with asyncio.timeout(self._timeout):
                         await self._redis.ping()
@@ -308,17 +330,16 @@ class RedisLock:
 class _Held:
     """A lock that is asked for, and then held, or believed to be."""
 
-    __slots__ = ("_lock", "key", "token", "ttl_ms")
+    __slots__ = ("_lock", "key", "token")
 
-    def __init__(self, lock: RedisLock, key: bytes, token: str, ttl_ms: int) -> None:
+    def __init__(self, lock: RedisLock, key: bytes, token: str) -> None:
         self._lock = lock
         self.key = key
         self.token = token
-        self.ttl_ms = ttl_ms
 
     async def release(self) -> None:
         """Gives the lock back, with the next list; does not wait for that."""
-        self._lock.give_back(self.key, self.token)
+        self._lock.release_all((self,))
 
 
 _NOT_HELD: Final = NoLock()

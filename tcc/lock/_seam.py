@@ -6,8 +6,9 @@ So `acquire` never fails: an implementation that cannot reach its server says th
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Held(Protocol):
@@ -41,6 +42,25 @@ class Lock(Protocol):
 
     async def close(self) -> None:
         """Gives back what the lock holds open. Repeating it does nothing."""
+
+
+@runtime_checkable
+class ListLock(Lock, Protocol):
+    """A lock that takes many at once. Of one that cannot, each is taken by itself."""
+
+    async def acquire_all(self, keys: Sequence[str], ttl: float) -> Sequence[Held | Busy]:
+        """Takes what is free of some locks, without a wait for those that are not.
+
+        Args:
+            keys: as of `acquire`, at most 512; the same one twice is busy the second time.
+            ttl: seconds after which each of them runs out by itself.
+
+        Returns:
+            One answer a key, in their order. Where the call is cancelled, none of them stays taken.
+        """
+
+    def release_all(self, locks: Iterable[Held]) -> None:
+        """Gives back what `acquire_all` gave; does not wait for that."""
 
 
 class NoLock:

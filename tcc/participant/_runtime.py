@@ -20,7 +20,7 @@ import grpc.aio
 from tcc import wire
 from tcc.actions import Action
 from tcc.fence import Body, Fence, FenceBusy, FenceUnavailable, ListFence, Phase, Refusal, SharedVisits, Verdict, Visit
-from tcc.lock import Busy, Lock, NoLock
+from tcc.lock import Busy, ListLock, Lock, NoLock
 from tcc.participant._answer import (
     HandlerStopped,
     TryAnswer,
@@ -47,6 +47,8 @@ _FAILURES_BEFORE_REFUSAL: Final = 3
 
 _PB_PHASES: Final = {Phase.CONFIRM: transaction_pb2.PHASE_CONFIRM, Phase.CANCEL: transaction_pb2.PHASE_CANCEL}
 
+First: TypeAlias = Callable[[], Awaitable[Verdict]]
+"""Brings a call to the fence's verdict, or raises what became of it."""
 _Way: TypeAlias = Callable[[Visit, Body], Awaitable[Verdict]]
 
 Transport: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -61,6 +63,9 @@ class ParticipantRuntime:
         handler_timeout: seconds after which a handler of Confirm or Cancel is stopped and rolled back.
         try_timeout: the same for Try, where it is less.
         clock: unix seconds.
+
+    Attributes:
+        list_lock: the lock, if it takes many at once.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class ParticipantRuntime:
         self._fence = fence
         self._shared = SharedVisits(fence) if isinstance(fence, ListFence) else None
         self._lock = None if type(lock) is NoLock else lock
+        self.list_lock = lock if isinstance(lock, ListLock) else None
         self._handling = Handling(clock)
         self._timeouts = {
             Phase.TRY: min(try_timeout, handler_timeout),
@@ -94,6 +100,11 @@ class ParticipantRuntime:
     def method(self, path: str) -> BoundMethod | None:
         """The action method at a path; None where there is none."""
         return self._methods.get(path)
+
+    @property
+    def shares(self) -> SharedVisits | None:
+        """The way of calls that go together; None where each has to go by itself."""
+        return None if self._closing or self._lock is not self.list_lock else self._shared
 
     @property
     def actions(self) -> tuple[Action, ...]:
@@ -126,23 +137,31 @@ class ParticipantRuntime:
             return not_a_branch(error)
         return await self.tried(call, transport)
 
-    async def tried(self, call: Call, transport: Transport | None) -> TryAnswer:
+    def tried(self, call: Call, transport: Transport | None) -> Awaitable[TryAnswer]:
         """One Try, as it was read.
 
         Args:
             call: the Try.
             transport: the gRPC context, where there is one.
         """
-        method = self._methods.get(call.methods[0])
-        wrong = self._what_is_wrong(call, method)
-        context = self._begin(call, transport)
+        method = self.try_method(call)
+        context = self.begin(call, transport)
+        body = refusing(method) if isinstance(method, Refusal) else self.body(method, call, context)
+        self.enter(1)
+        return self.answer_try(call, method, context, partial(self.through, call.visit, body, method))
+
+    async def answer_try(
+        self, call: Call, method: BoundMethod | Refusal, context: PhaseContext, first: First
+    ) -> TryAnswer:
+        """Answers a Try that is under way, which is over then.
+
+        Args:
+            call, method, context: what runs, or why nothing does.
+            first: brings it to its verdict; what it raises is answered too.
+        """
         try:
-            if wrong is not None or method is None:
-                verdict = await self._through(call.visit, refusing(wrong or self._unknown(call.methods[0])))
-                return try_answer(verdict, self._clock)
             try:
-                body = partial(self._handling.run, method, call, context)
-                verdict = await self._through(call.visit, body, method)
+                verdict = await first()
             except (HandlerStopped, FenceBusy, FenceUnavailable):
                 raise
             except Exception as error:
@@ -150,8 +169,8 @@ class ParticipantRuntime:
                 if call.attempt < _FAILURES_BEFORE_REFUSAL:
                     raise HandlerStopped(grpc.StatusCode.INTERNAL, text) from error
                 refusal = reasoned(grpc.StatusCode.ABORTED, text, wire.HANDLER_FAILED)
-                verdict = await self._through(call.visit, refusing(refusal))
-            return try_answer(verdict, self._clock, context.own_trailers)
+                verdict = await self.through(call.visit, refusing(refusal), refusal)
+            return self.try_answer(context, verdict)
         except HandlerStopped as stopped:
             return stopped_answer(stopped)
         except FenceBusy as busy:
@@ -160,7 +179,11 @@ class ParticipantRuntime:
             _log.warning("Try of %s: %s", _name(call.visit), error, exc_info=error)
             return TryAnswer(grpc.StatusCode.UNAVAILABLE, bounded(str(error)))
         finally:
-            self._end(context)
+            self.leave(context)
+
+    def try_answer(self, context: PhaseContext, verdict: Verdict) -> TryAnswer:
+        """What a verdict answers to a Try."""
+        return try_answer(verdict, self._clock, context.own_trailers)
 
     async def command(
         self, command: participant_pb2.Command, *, timeout: float | None = None, peer: Peer = "command"
@@ -172,19 +195,20 @@ class ParticipantRuntime:
             timeout: seconds that the caller waits; None: no limit of its own.
             peer: where the command came from, for the handler.
         """
-        outcome = participant_pb2.Outcome(
-            namespace=command.namespace,
-            gid=command.gid,
-            branch=command.branch,
-            phase=command.phase,
-            attempt=command.attempt,
-        )
         try:
             call = from_command(command, timeout, peer)
         except NotABranch as error:
+            outcome = participant_pb2.Outcome(
+                namespace=command.namespace,
+                gid=command.gid,
+                branch=command.branch,
+                phase=command.phase,
+                attempt=command.attempt,
+            )
             settle_stopped(outcome, HandlerStopped(grpc.StatusCode.INVALID_ARGUMENT, bounded(str(error))))
             return outcome
-        await self._settle(call, self._settling(call), outcome, None)
+        outcome = outcome_of(call)
+        await self._settle(call, self.settling_method(call), outcome, None)
         return outcome
 
     async def call_settling(
@@ -223,19 +247,34 @@ class ParticipantRuntime:
         """Waits, after `stop_taking`, until nothing is under way."""
         await self._idle.wait()
 
-    async def _settle(
+    def _settle(
         self,
         call: Call,
         method: BoundMethod | Refusal,
         outcome: participant_pb2.Outcome,
         transport: Transport | None,
+    ) -> Awaitable[bytes]:
+        context = self.begin(call, transport)
+        body = stopping(method) if isinstance(method, Refusal) else self.body(method, call, context)
+        self.enter(1)
+        return self.settle(call, method, context, partial(self.through, call.visit, body, method), outcome)
+
+    async def settle(
+        self,
+        call: Call,
+        method: BoundMethod | Refusal,
+        context: PhaseContext,
+        first: First,
+        outcome: participant_pb2.Outcome,
     ) -> bytes:
-        context = self._begin(call, transport)
+        """Writes what became of a Confirm or Cancel into its outcome; gives the status details that say the same.
+
+        Args:
+            call, method, context, first: as of `answer_try`.
+            outcome: so far it names the branch.
+        """
         try:
-            if isinstance(method, Refusal):
-                return settle(outcome, await self._through(call.visit, stopping(method)))
-            body = partial(self._handling.run, method, call, context)
-            return settle(outcome, await self._through(call.visit, body, method))
+            return settle(outcome, await first())
         except HandlerStopped as stopped:
             return settle_stopped(outcome, stopped)
         except FenceBusy as busy:
@@ -247,37 +286,49 @@ class ParticipantRuntime:
             text = self._failed(method, call, error)
             return settle_stopped(outcome, HandlerStopped(grpc.StatusCode.INTERNAL, text))
         finally:
-            self._end(context)
+            self.leave(context)
 
-    def _begin(self, call: Call, transport: Transport | None) -> PhaseContext:
+    # The parts of a call's way.
+
+    def begin(self, call: Call, transport: Transport | None) -> PhaseContext:
+        """What a call's handler gets. Its time begins to run."""
         limit = self._timeouts[call.visit.phase]
         if call.timeout is not None and call.timeout < limit:
             limit = call.timeout
-        self._under_way += 1
         return PhaseContext(call, time.monotonic() + limit, transport)
 
-    def _end(self, context: PhaseContext) -> None:
+    def enter(self, calls: int) -> None:
+        """So many more calls are under way."""
+        self._under_way += calls
+
+    def leave(self, context: PhaseContext) -> None:
+        """One of them is over; repeating it does nothing."""
+        if context.done():
+            return
         context.finish()
         self._under_way -= 1
         if self._closing:
             self._note_idle()
 
+    def body(self, method: BoundMethod, call: Call, context: PhaseContext) -> Body:
+        """What the fence runs for a call."""
+        return partial(self._handling.run, method, call, context)
+
     def _note_idle(self) -> None:
         if self._closing and not self._under_way:
             self._idle.set()
 
-    def _through(self, visit: Visit, body: Body, method: BoundMethod | None = None) -> Awaitable[Verdict]:
+    def through(self, visit: Visit, body: Body, method: BoundMethod | Refusal) -> Awaitable[Verdict]:
         """The way through lock and fence: in a transaction of its own, or in a shared one where the method allows."""
         if self._closing:
             raise FenceBusy("this participant is shutting down", retry_after=1.0)
         way = self._fence.visit
-        if self._shared is not None and method is not None and method.batchable:
+        if self._shared is not None and isinstance(method, BoundMethod) and method.batchable:
             way = self._shared.visit
         return way(visit, body) if self._lock is None else self._locked(self._lock, visit, body, way)
 
     async def _locked(self, lock: Lock, visit: Visit, body: Body, way: _Way) -> Verdict:
-        key = f"{{{visit.namespace}/{visit.gid}}}:{visit.branch}"
-        held = await lock.acquire(key, self._timeouts[visit.phase] + 5.0)
+        held = await lock.acquire(lock_key(visit), self.lock_for(visit.phase))
         if isinstance(held, Busy):
             raise FenceBusy("another delivery of this branch is being worked on", held.remaining)
         try:
@@ -285,8 +336,13 @@ class ParticipantRuntime:
         finally:
             await held.release()
 
-    def _what_is_wrong(self, call: Call, method: BoundMethod | None) -> Refusal | None:
-        """Why a Try is refused before its handler sees it."""
+    def lock_for(self, phase: Phase) -> float:
+        """Seconds for which a phase takes the lock."""
+        return self._timeouts[phase] + 5.0
+
+    def try_method(self, call: Call) -> BoundMethod | Refusal:
+        """The method that a Try is for, or why it is refused before its handler sees it."""
+        method = self._methods.get(call.methods[0])
         if method is None or method.phase is not Phase.TRY:
             return self._unknown(call.methods[0])
         _, confirm, cancel = call.methods
@@ -304,9 +360,9 @@ class ParticipantRuntime:
                 "this Try is so late that what was known of its branch may have been forgotten",
                 wire.LATE_TRY,
             )
-        return None
+        return method
 
-    def _settling(self, call: Call) -> BoundMethod | Refusal:
+    def settling_method(self, call: Call) -> BoundMethod | Refusal:
         """The method that a command is for, or why there is none."""
         tried = self._methods.get(call.methods[0])
         if tried is None or tried.phase is not Phase.TRY:
@@ -339,6 +395,23 @@ class ParticipantRuntime:
             exc_info=error,
         )
         return bounded(f"the handler of {path} failed: {type(error).__name__}: {error}")
+
+
+def lock_key(visit: Visit) -> str:
+    """The key of a branch's lock."""
+    return f"{{{visit.namespace}/{visit.gid}}}:{visit.branch}"
+
+
+def outcome_of(call: Call) -> participant_pb2.Outcome:
+    """The outcome of a command, before it is known."""
+    visit = call.visit
+    return participant_pb2.Outcome(
+        namespace=visit.namespace,
+        gid=visit.gid,
+        branch=visit.branch,
+        phase=_PB_PHASES[visit.phase],
+        attempt=call.attempt,
+    )
 
 
 def _name(visit: Visit) -> str:

@@ -14,7 +14,8 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.trace import TracerProvider
 
-from tcc.amqp.consumer import CommandConsumer
+from tcc.amqp.carrying import InHand
+from tcc.amqp.consumer import CommandConsumer, Together
 from tcc.amqp.problems import check_url
 from tcc.errors import UsageError
 from tcc.fence import Fence
@@ -24,6 +25,7 @@ from tcc.participant._binding import Handler
 from tcc.participant._router import Router
 from tcc.participant._runtime import ParticipantRuntime
 from tcc.participant._service import Health, ParticipantService, methods_of
+from tcc.participant._together import CommandsTogether
 from tcc.tracing import Tracing
 from tcc.v1 import participant_pb2, participant_pb2_grpc
 
@@ -201,6 +203,7 @@ class ParticipantServer(grpc.aio.Server):
                     self._command,
                     self._tracing,
                     handler_timeout=self._handler_timeout,
+                    join=self._join_commands,
                 )
                 consumer.start()
                 self._consumers.append(consumer)
@@ -259,6 +262,12 @@ class ParticipantServer(grpc.aio.Server):
 
     def _command(self, command: participant_pb2.Command, timeout: float) -> Awaitable[participant_pb2.Outcome]:
         return self._runtime.command(command, timeout=timeout, peer="rabbitmq")
+
+    def _join_commands(
+        self, tell: Callable[[Sequence[tuple[InHand, participant_pb2.Outcome]]], None]
+    ) -> Together | None:
+        shared = self._runtime.shares
+        return None if shared is None else CommandsTogether(self._runtime, shared, tell, peer="rabbitmq")
 
     async def _close(self) -> None:
         try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeAlias
 
 import grpc
@@ -16,13 +16,16 @@ from grpc_health.v1.health import aio as health_aio
 from tcc import wire
 from tcc.actions import Action
 from tcc.participant._answer import TryAnswer, not_a_branch
-from tcc.participant._call import NotABranch, from_item, said_in, tags_in, trace_in
+from tcc.participant._call import NotABranch, Said, from_item, said_in, tags_in, trace_in
 from tcc.participant._runtime import ParticipantRuntime
+from tcc.participant._together import CommandsTogether, TriesTogether
 from tcc.streams import ListServer
 from tcc.tracing import Tags, TraceParent, Tracing
 from tcc.v1 import participant_pb2, participant_pb2_grpc, transaction_pb2
 
 _TryItem = participant_pb2.TryStreamRequest.Item
+_Command = participant_pb2.Command
+_Outcome = participant_pb2.Outcome
 _TryAnswer: TypeAlias = tuple[int, TryAnswer]
 """The id of an item, and its answer."""
 
@@ -57,14 +60,20 @@ class ParticipantService(participant_pb2_grpc.ParticipantServicer):
         self._tracing = tracing
         self._streams = streams
         self._tries: ListServer[_TryItem, _TryAnswer] = ListServer(
-            lambda message: message.items, self._try, _failed_try, _pack_tries, at_once=at_once or sys.maxsize
+            lambda message: message.items,
+            self._try,
+            _failed_try,
+            _pack_tries,
+            at_once=at_once or sys.maxsize,
+            join=self._join_tries,
         )
-        self._commands: ListServer[participant_pb2.Command, participant_pb2.Outcome] = ListServer(
+        self._commands: ListServer[_Command, _Outcome] = ListServer(
             lambda message: message.commands,
             self._command,
             _failed_command,
             _pack_outcomes,
             at_once=at_once or sys.maxsize,
+            join=self._join_commands,
         )
 
     async def Describe(  # noqa: N802  gRPC names it
@@ -108,7 +117,7 @@ class ParticipantService(participant_pb2_grpc.ParticipantServicer):
             span.ended(answer.code, answer.message)
         return item.id, answer
 
-    async def _command(self, command: participant_pb2.Command, context: Any) -> participant_pb2.Outcome:
+    async def _command(self, command: _Command, context: Any) -> _Outcome:
         trace = TraceParent(command.traceparent, command.tracestate)
         begun = self._tracing.passing(trace)
         if begun is not None:
@@ -121,6 +130,55 @@ class ParticipantService(participant_pb2_grpc.ParticipantServicer):
             outcome = await self._runtime.command(command, peer=context.peer)
             span.ended(wire.STATUS_BY_NUMBER[outcome.code], outcome.message)
         return outcome
+
+    def _join_tries(
+        self, items: Iterable[_TryItem], context: Any, tell: Callable[[Sequence[_TryAnswer]], None]
+    ) -> tuple[TriesTogether[_TryItem] | None, Iterable[_TryItem]]:
+        shared = self._runtime.shares
+        if shared is None:
+            return None, items
+        together = TriesTogether[_TryItem](
+            self._runtime, shared, lambda told: tell([(item.id, answer) for item, answer in told])
+        )
+        others = []
+        for item in items:
+            said = said_in(item)
+            begun = self._tracing.passing(trace_in(said))
+            if begun is None or not self._joins(together, item, said, begun, context):
+                others.append(item)
+        return (together if together.untold else None), others
+
+    def _joins(
+        self,
+        together: TriesTogether[_TryItem],
+        item: _TryItem,
+        said: Said,
+        begun: AbstractContextManager[object],
+        context: Any,
+    ) -> bool:
+        named = item.methods
+        methods = (named.try_method, named.confirm_method, named.cancel_method)
+        try:
+            call = from_item(item, methods, said, context.peer)
+        except NotABranch:
+            return False
+        return together.add(call, context, begun, item)
+
+    def _join_commands(
+        self, commands: Iterable[_Command], context: Any, tell: Callable[[Sequence[_Outcome]], None]
+    ) -> tuple[CommandsTogether[_Command] | None, Iterable[_Command]]:
+        shared = self._runtime.shares
+        if shared is None:
+            return None, commands
+        together = CommandsTogether[_Command](
+            self._runtime, shared, lambda told: tell([outcome for _, outcome in told]), peer=context.peer
+        )
+        others = []
+        for command in commands:
+            begun = self._tracing.passing(TraceParent(command.traceparent, command.tracestate))
+            if begun is None or not together.add_command(command, None, begun, command):
+                others.append(command)
+        return (together if together.untold else None), others
 
 
 def _pack_tries(answers: Sequence[_TryAnswer]) -> participant_pb2.TryStreamResponse:
@@ -137,7 +195,7 @@ def _pack_tries(answers: Sequence[_TryAnswer]) -> participant_pb2.TryStreamRespo
     return message
 
 
-def _pack_outcomes(outcomes: Sequence[participant_pb2.Outcome]) -> participant_pb2.OutcomeList:
+def _pack_outcomes(outcomes: Sequence[_Outcome]) -> participant_pb2.OutcomeList:
     return participant_pb2.OutcomeList(outcomes=outcomes)
 
 
@@ -145,7 +203,7 @@ def _failed_try(item: _TryItem, code: grpc.StatusCode, text: str) -> _TryAnswer:
     return item.id, TryAnswer(code, text)
 
 
-def _failed_command(command: participant_pb2.Command, code: grpc.StatusCode, text: str) -> participant_pb2.Outcome:
+def _failed_command(command: _Command, code: grpc.StatusCode, text: str) -> _Outcome:
     outcome = participant_pb2.Outcome(
         namespace=command.namespace,
         gid=command.gid,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import grpc
 
@@ -13,8 +13,30 @@ from tcc.streams._asking import ACCEPTED
 
 ItemT = TypeVar("ItemT")
 AnswerT = TypeVar("AnswerT")
+JoinedT = TypeVar("JoinedT", covariant=True)
 
 _log = logging.getLogger("tcc.streams")
+
+_FAILED: Final = "the server failed at this item: its log says why"
+
+
+class Joined(Protocol[JoinedT]):
+    """Items that are answered together."""
+
+    @property
+    def untold(self) -> Sequence[JoinedT]:
+        """Those that are not answered: at first all of them; after `run`, those at which it failed."""
+
+    async def run(self) -> None:
+        """Answers them, each as soon as it is ready."""
+
+
+Tell: TypeAlias = Callable[[Sequence[AnswerT]], None]
+Join: TypeAlias = Callable[[Iterable[ItemT], Any, Tell[AnswerT]], tuple[Joined[ItemT] | None, Iterable[ItemT]]]
+"""Takes out of some items, given the stream's gRPC context and where answers go, those that are answered together.
+
+Gives them, or None, and the others.
+"""
 
 
 class ListServer(Generic[ItemT, AnswerT]):
@@ -26,6 +48,7 @@ class ListServer(Generic[ItemT, AnswerT]):
         fail: the answer to an item that could not be handled, by a status.
         pack: the message with these answers.
         at_once: items of one stream that are worked on at a time; what comes over that is RESOURCE_EXHAUSTED.
+        join: finds items that may be answered together; None: each goes by itself.
     """
 
     def __init__(
@@ -36,12 +59,14 @@ class ListServer(Generic[ItemT, AnswerT]):
         pack: Callable[[Sequence[AnswerT]], Any],
         *,
         at_once: int,
+        join: Join[ItemT, AnswerT] | None = None,
     ) -> None:
         self.items = items
         self.handle = handle
         self.fail = fail
         self.pack = pack
         self.at_once = at_once
+        self.join = join
         self._streams: set[_Stream[ItemT, AnswerT]] = set()
         self._ending = False
 
@@ -78,6 +103,7 @@ class _Stream(Generic[ItemT, AnswerT]):
         self._answers: list[AnswerT] = []
         self._running: dict[int, asyncio.Task[None]] = {}
         self._count = 0
+        self._under_way = 0
         self._reader: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
@@ -113,11 +139,15 @@ class _Stream(Generic[ItemT, AnswerT]):
         loop = asyncio.get_running_loop()
         server, running = self._server, self._running
         async for message in messages:
-            for item in server.items(message):
-                if len(running) >= server.at_once:
+            items = server.items(message)
+            if server.join is not None:
+                items = self._join(server.join, items)
+            for item in items:
+                if self._under_way >= server.at_once:
                     text = f"{server.at_once} items of this stream are being worked on"
                     self._answer(server.fail(item, grpc.StatusCode.RESOURCE_EXHAUSTED, text))
                     continue
+                self._under_way += 1
                 self._count = number = self._count + 1
                 running[number] = loop.create_task(self._handle(number, item))
             while len(self._answers) >= server.at_once:  # the other side asks and does not listen
@@ -130,12 +160,43 @@ class _Stream(Generic[ItemT, AnswerT]):
             self._answers.append(answer)  # to the list of now: the one of before the wait may have been written
         except Exception:
             _log.exception("an item of a stream could not be handled")
-            text = "the server failed at this item: its log says why"
-            self._answers.append(self._server.fail(item, grpc.StatusCode.INTERNAL, text))
+            self._answers.append(self._server.fail(item, grpc.StatusCode.INTERNAL, _FAILED))
         finally:
             # Here and not in a callback of the task, which would be one more for the event loop to run.
             del self._running[number]
+            self._under_way -= 1
             self._wake()
+
+    def _join(self, join: Join[ItemT, AnswerT], items: Iterable[ItemT]) -> Iterable[ItemT]:
+        """Begins with those that are answered together, as far as there is room; gives the others."""
+        items = list(items)
+        room = self._server.at_once - self._under_way
+        try:
+            joined, others = join(items[:room], self._context, self._told)
+        except Exception:  # each by itself is told of its own error
+            return items
+        if joined is not None:
+            self._under_way += len(joined.untold)
+            self._count = number = self._count + 1
+            self._running[number] = asyncio.get_running_loop().create_task(self._run_joined(number, joined))
+        return [*others, *items[room:]] if len(items) > room else others
+
+    async def _run_joined(self, number: int, joined: Joined[ItemT]) -> None:
+        try:
+            await joined.run()
+        except Exception:
+            _log.exception("items of a stream could not be handled")
+        finally:
+            del self._running[number]
+            self._wake()
+        failed = joined.untold
+        if failed:
+            self._told([self._server.fail(item, grpc.StatusCode.INTERNAL, _FAILED) for item in failed])
+
+    def _told(self, answers: Sequence[AnswerT]) -> None:
+        self._answers.extend(answers)
+        self._under_way -= len(answers)
+        self._wake()
 
     def _answer(self, answer: AnswerT) -> None:
         self._answers.append(answer)

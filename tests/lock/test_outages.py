@@ -89,8 +89,8 @@ async def test_an_outage_ends_also_where_releases_had_to_make_room_for_others_wh
     held = [await hold(lock, f"{key}{number}") for number in range(4)]
     exchange, asked, go_on = lock._exchange, asyncio.Event(), asyncio.Event()
 
-    async def slow(asks: Sequence[_redis._Ask]) -> Sequence[int | Exception]:
-        if lock._away and len(asks) == 2:
+    async def slow(asks: Sequence[_redis._Asked]) -> list[_redis._Reply]:
+        if lock._away and sum(len(each.helds) for each in asks) == 2:
             asked.set()
             await go_on.wait()
         return await exchange(asks)

@@ -161,3 +161,51 @@ async def test_a_redis_that_evicts_is_warned_of_once(
 def test_a_url_that_cannot_be_used_says_how_to_write_it(url: str) -> None:
     with pytest.raises(tcc.UsageError, match="redis://localhost:6379/0"):
         tcc.RedisLock(url)
+
+
+async def test_many_locks_are_taken_by_one_word_each_with_its_own_answer(
+    lock: tcc.RedisLock, other: tcc.RedisLock, key: str, client: Client
+) -> None:
+    await hold(other, f"{key}1", 35.0)
+    before = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
+    answers = await lock.acquire_all([f"{key}{number}" for number in range(3)], 20.0)
+    assert (await client.info("commandstats"))["cmdstat_evalsha"]["calls"] - before == 1
+    assert [isinstance(answer, Busy) for answer in answers] == [False, True, False]
+    busy = answers[1]
+    assert isinstance(busy, Busy)
+    assert 30.0 < busy.remaining <= 35.0
+    assert 19_000 < await client.pttl(f"tcc:lock:{key}2") <= 20_000
+    lock.release_all([answer for answer in answers if not isinstance(answer, Busy)])
+    await gone(client, f"tcc:lock:{key}0")
+    await gone(client, f"tcc:lock:{key}2")
+    assert await client.exists(f"tcc:lock:{key}1")
+
+
+async def test_the_same_lock_twice_at_once_is_busy_the_second_time(lock: tcc.RedisLock, key: str) -> None:
+    answers = await lock.acquire_all([key, key], 35.0)
+    assert [isinstance(answer, Busy) for answer in answers] == [False, True]
+
+
+async def test_many_locks_whose_taking_is_cancelled_leave_no_key_behind(
+    lock: tcc.RedisLock, key: str, client: Client
+) -> None:
+    await (await hold(lock, key)).release()
+    waiting = asyncio.create_task(lock.acquire_all([f"{key}{number}" for number in range(3)], 35.0))
+    while not await client.exists(f"tcc:lock:{key}2"):
+        pass
+    waiting.cancel()  # before or after its answer, as above
+    await asyncio.gather(waiting, return_exceptions=True)
+    if not waiting.cancelled():
+        lock.release_all([held for held in waiting.result() if not isinstance(held, Busy)])
+    for number in range(3):
+        await gone(client, f"tcc:lock:{key}{number}")
+
+
+async def test_many_locks_without_a_redis_let_work_go_on_and_each_counts() -> None:
+    lock = tcc.RedisLock("redis://127.0.0.1:1/0")
+    for _ in range(2):  # not answered; and then not asked
+        answers = await lock.acquire_all(["a", "b", "c"], 35.0)
+        assert not any(isinstance(answer, Busy) for answer in answers)
+        lock.release_all([answer for answer in answers if not isinstance(answer, Busy)])
+    assert lock.bypasses == 6
+    await lock.close()

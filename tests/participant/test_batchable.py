@@ -3,53 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.empty_pb2 import Empty
 from sqlalchemy import Column, MetaData, String, Table, insert, select
 
 import tcc
 from services.accounts.v1 import accounts_pb2 as pb
 from tcc import wire
-from tcc.fence import FenceUnavailable, Listed, MemoryFence, Phase, SqlFence, Verdict
+from tcc.fence import FenceUnavailable, MemoryFence, Phase, SqlFence
 from tcc.fence._rows import Changes
 from tcc.fence._sqlite import SqliteRows
 from tcc.lock import Busy, Held
+from tests.participant.desk import Batchable, CountingFence
 from tests.participant.scripted import PATHS, REPLY, Branch, Direct, Scripted, is_marked, make_server
 
 EFFECTS = Table("effects", MetaData(), Column("name", String, primary_key=True))
-
-
-class Batchable(Scripted):
-    """The scripted service, each of its debit's methods batchable."""
-
-    @tcc.batchable
-    async def TryDebit(self, request: pb.DebitRequest, context: Any) -> pb.DebitReply:
-        return await super().TryDebit(request, context)
-
-    @tcc.batchable
-    async def ConfirmDebit(self, request: pb.DebitRequest, context: Any) -> Empty:
-        return await super().ConfirmDebit(request, context)
-
-    @tcc.batchable
-    async def CancelDebit(self, request: pb.DebitRequest, context: Any) -> Empty:
-        return await super().CancelDebit(request, context)
-
-
-class CountingFence(SqlFence):
-    """Keeps the lengths of its lists."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.lists: list[int] = []
-
-    async def visit_many(self, listed: Sequence[Listed]) -> Sequence[Verdict | Exception]:
-        self.lists.append(len(listed))
-        return await super().visit_many(listed)
 
 
 class CountingLock:
