@@ -41,7 +41,9 @@ HANDLERS_SHARE: Final = 1.0
 of its own."""
 
 STARTS_WITHIN: Final = 0.5
-"""Seconds after which no more handlers of a list start: they go with the next, and what is done is committed."""
+"""Seconds after which no more handlers of a list start: they go with the next, and what is done is committed. Handlers
+that begin with `SqlFence.first` start before any of them goes on: of those, as many as took so long in the last list.
+"""
 
 
 class ListUndone(Exception):
@@ -124,8 +126,12 @@ class ListRun:
                     each = self._verdict(one.visit, record, await self._end(each))
                 begun.append(each)
             if self._waiting:
+                together, began = len(self._waiting), self._loop.time()
                 await self._ask_together()
-            results = [await self._resume(each) if isinstance(each, _Handler) else each for each in begun]
+                results = [await self._resume(each) if isinstance(each, _Handler) else each for each in begun]
+                self._fence.pace = (self._loop.time() - began) / together
+            else:
+                results = [each for each in begun if not isinstance(each, _Handler)]
         except BaseException:
             await self._stop_those_that_wait()
             raise
@@ -140,7 +146,9 @@ class ListRun:
         if rule is Rule.RUN:
             if one.dropped:
                 return self._verdict(visit, record, VisitAlone("nobody waits for this visit any more"))
-            if self._started and self._loop.time() > self._start_by:
+            if self._started and (
+                self._loop.time() > self._start_by or len(self._waiting) * self._fence.pace > STARTS_WITHIN
+            ):
                 return self._verdict(visit, record, VisitLater("the list was over before this visit's turn"))
             self._started = True
             phase = PhaseTransaction(self._fence, self._connection)

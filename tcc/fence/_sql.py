@@ -95,6 +95,7 @@ class SqlFence:
         self._engine = _engine(database, row_wait) if isinstance(database, str) else database
         self._row_wait = row_wait
         self.shareables = Shareables(self._engine)
+        self.pace = 0.0  # seconds that a handler took, after its `first`, in the last list that had such
         self._writers: _sqlite.WriterQueue | None = None
         sync_engine = self._engine.sync_engine
         match dialect := self._engine.dialect.name:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -43,6 +44,8 @@ from tcc.fence._rules import State
 from tcc.fence._seam import FenceBusy, FenceUnavailable, Record, Visit
 from tcc.fence._shareable import First
 
+_log = logging.getLogger("tcc.fence")
+
 BEGIN: Final = "tcc_begin"
 """Execution option of a connection: the statement with which it begins a transaction; empty where the fence does."""
 
@@ -53,6 +56,9 @@ _LOOK_AT_ALL: Final = (
     "AND branch = json_extract(wanted.value, '$[2]')"
 )
 """One statement for a list's rows, whose keys are one JSON text; with each row that is there, its place in the list."""
+
+_USES_JSON: Final = "SELECT json_extract(value, '$[0]') FROM json_each('[[0]]')"
+"""What a list's statement needs; an SQLite before 3.38 may be built without."""
 
 _OWN: Final = f"INSERT INTO tcc_fence ({INSERTED}"
 _NEW: Final = {
@@ -78,6 +84,8 @@ def prepare(engine: Engine, row_wait: float) -> None:
             "name a file, or use MemoryFence"
         )
 
+    lacks_json: list[Exception] = []
+
     @event.listens_for(engine, "connect")
     def configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None
@@ -87,6 +95,17 @@ def prepare(engine: Engine, row_wait: float) -> None:
             cursor.execute("PRAGMA journal_mode = WAL")
             cursor.execute("PRAGMA synchronous = FULL")
             cursor.execute("PRAGMA foreign_keys = ON")
+            if not lacks_json:
+                try:
+                    cursor.execute(_USES_JSON)
+                except sqlite3.OperationalError as error:
+                    lacks_json.append(error)
+                    _log.warning(
+                        "SQLite %s is built without its JSON functions (%s): calls of @tcc.batchable handlers are "
+                        "carried out one by one, at many times the cost; use 3.38 or newer",
+                        sqlite3.sqlite_version,
+                        error,
+                    )
         finally:
             cursor.close()
         let_statements_end(connection.driver_connection)

@@ -14,7 +14,8 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import tcc
-from tcc.fence import FenceBusy, FenceUnavailable, Record, Rule, SqlFence
+from tcc.fence import FenceBusy, FenceUnavailable, Record, Rule, SqlFence, _sqlite
+from tests.fence.lists import of
 from tests.fence.sharing import SharingFence
 from tests.fence.visits import CONFIRM, TRY, Business, run
 
@@ -178,3 +179,29 @@ async def test_a_handler_may_use_savepoints_by_statements_of_its_own(sqlite_url:
             return b""
 
         assert (await fence.visit(TRY, undoes_a_part)).rule is Rule.RUN
+
+
+async def test_an_sqlite_without_json_functions_is_warned_of_once(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_sqlite, "_USES_JSON", "SELECT no_such_function()")
+    monkeypatch.setattr(_sqlite, "_LOOK_AT_ALL", "SELECT no_such_function(?)")
+    fence = SharingFence(sqlite_url)
+    await fence.create_tables()
+    ends = await asyncio.gather(*(fence.visit(of(f"g-{number}"), Business()) for number in range(3)))
+    async with fence.engine.connect(), fence.engine.connect():
+        pass
+    await fence.close()
+    assert [end.rule for end in ends] == [Rule.RUN] * 3
+    assert fence.alone == 3
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "tcc.fence"]
+    assert "built without its JSON functions (no such function: no_such_function)" in warning
+
+
+async def test_an_sqlite_with_json_functions_is_not_warned_of(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fence = SharingFence(sqlite_url)
+    await fence.create_tables()
+    await fence.close()
+    assert not caplog.records

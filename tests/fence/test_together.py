@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 
 import grpc
@@ -448,3 +449,32 @@ async def test_two_replicas_whose_lists_deadlock_leave_each_branch_with_one_effe
     await asyncio.gather(work(fence, "ab" * 20), work(other, "ba" * 20))
     await other.close()
     assert await amounts(fence) == {"a": 60, "b": 60}
+
+
+async def test_after_a_list_whose_handlers_were_slow_fewer_begin_together(
+    fence: SharingFence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_list, "STARTS_WITHIN", 0.2)
+
+    def slow(name: str) -> Body:
+        async def body(_: Record | None) -> bytes:
+            await fence.first(WRITE, effect=name)
+            time.sleep(0.05)  # noqa: ASYNC251  it is slow, and on the processor at that
+            return b""
+
+        return body
+
+    async def made(letter: str, body_of: Callable[[str], Body]) -> list[int]:
+        """The lengths of the lists in which ten were made."""
+        names = [f"{letter}{number}" for number in range(10)]
+        ends = await in_one_list(fence, [(of(name), body_of(name)) for name in names], held=f"held-{letter}")
+        assert [verdict(end).rule for end in ends] == [Rule.RUN] * 10
+        return fence.lists.copy()
+
+    assert await made("a", slow) == [10]
+    second = await made("b", slow)
+    assert (second[0], second[1] >= 5) == (10, True)  # 5 x 0.05 s is more than it may take: the others came again
+    await made("c", lambda name: write(fence, name))
+    assert await made("d", lambda name: write(fence, name)) == [10]
+    assert await effects(fence) == [f"{letter}{number}" for letter in "abcd" for number in range(10)]
+    assert fence.alone == 0
