@@ -7,9 +7,10 @@ no client can take it for a success by not looking.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar, cast
 
@@ -25,7 +26,9 @@ from tcc.v1 import manager_pb2 as pb, manager_pb2_grpc, transaction_pb2
 from tcc_server.api import calls, render
 from tcc_server.api.endings import Ended, abort, failure_to_tell, raise_if_cancelled
 from tcc_server.api.errors import OF_CONFIGURATION, BadRequest, Failure
+from tcc_server.api.plans import PlansTogether, Waiting
 from tcc_server.api.requests import Requests
+from tcc_server.api.under_way import UnderWay
 from tcc_server.core.model import Branch, Decision, Key, Reservation, Status, Transaction
 from tcc_server.engine.engine import Engine, is_final
 from tcc_server.engine.errors import AlreadyDecided
@@ -66,9 +69,9 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         self._engine = engine
         self._tracing = tracing or Tracing()
         self._requests = requests
-        self._under_way = _UnderWay()
+        self._under_way = UnderWay()
         self._plans: ListServer[_Plan, bytes] = ListServer(
-            _plans_in, self._planned, _failed_plan, listed, at_once=_AT_ONCE
+            _plans_in, self._planned, _failed_plan, listed, at_once=_AT_ONCE, join=self._join_plans
         )
         self._calls: ListServer[calls.Item, bytes] = ListServer(
             _calls_in, self._called, _failed_call, listed, at_once=_AT_ONCE
@@ -150,6 +153,30 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
     async def _executed(self, request: pb.ExecuteRequest, context: _Context) -> pb.ExecuteResponse:
         tx = await self._execute(request, _time_left(context), TraceParent.current())
         return pb.ExecuteResponse(transaction=render.transaction(tx, with_payloads=True))
+
+    def _join_plans(
+        self, items: Iterable[_Plan], context: _Context, tell: Callable[[Sequence[bytes]], None]
+    ) -> tuple[PlansTogether | None, Iterable[_Plan]]:
+        """Begins plans that need nothing but to be waited for: nearly all."""
+        together = PlansTogether(_answer_to_plan, partial(self._planned, context=context), tell, self._under_way)
+        others = [item for item in items if not self._joins(together, item)]
+        return (together if together.untold else None), others
+
+    def _joins(self, together: PlansTogether, item: _Plan) -> bool:
+        request = item.request
+        trace = _trace_of(item.metadata) if item.metadata else _NO_TRACE
+        if request.wait == pb.WAIT_COMPLETED or not trace.is_plain or not self._tracing.drops(trace):
+            return False
+        try:
+            key, asks = self._key(request.gid), self._requests.plan(request.branches)
+            name, timeout = self._requests.name(request.name), self._requests.timeout(request)
+        except BadRequest:
+            return False  # by itself it is told why
+        waiting = Waiting(together, item)
+        if not self._engine.put(key, name, asks, timeout, trace, waiting):
+            return False
+        together.add(waiting)
+        return True
 
     async def _planned(self, item: _Plan, context: _Context) -> bytes:
         """One plan of a list: as a call of Execute, by itself."""
@@ -365,6 +392,17 @@ def _patience(item: _Plan | calls.Item) -> float | None:
     return item.timeout.seconds + item.timeout.nanos / 1e9 if item.HasField("timeout") else None
 
 
+def _answer_to_plan(item: _Plan, end: Transaction | BaseException) -> bytes:
+    try:
+        if isinstance(end, BaseException):
+            raise end
+        raise_if_cancelled(end)
+        return render.answer_to_plan(item.id, render.serialised(end, with_payloads=True))
+    except Exception as error:  # every error of ours has a status; the rest is a bug and says so
+        failure = failure_to_tell(error)
+        return _failed_plan(item, failure.code, failure.message, failure.details)
+
+
 def _failed_plan(item: _Plan, code: grpc.StatusCode, message: str, details: bytes = b"") -> bytes:
     error = transaction_pb2.CallStatus(code=code.value[0], message=message, details=details)
     return pb.ExecuteStreamResponse.Item(id=item.id, error=error).SerializeToString()
@@ -440,28 +478,3 @@ class _Methods:
         self, service: str, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
         self.handlers.update(handlers)
-
-
-class _UnderWay:
-    """How many calls are in progress."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._over: list[asyncio.Future[None]] = []
-
-    def begun(self) -> None:
-        self._count += 1
-
-    def ended(self) -> None:
-        self._count -= 1
-        if not self._count and self._over:
-            over, self._over = self._over, []
-            for waiter in over:
-                if not waiter.done():
-                    waiter.set_result(None)
-
-    async def over(self) -> None:
-        if self._count:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._over.append(waiter)
-            await waiter

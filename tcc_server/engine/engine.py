@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+from tcc.batching import Answered
 from tcc.tracing import TraceParent
 from tcc.v1.participant_pb2 import Outcome
 from tcc_server.core.decide import begin, is_trying
@@ -122,6 +123,26 @@ class Engine:
             GidInUse, Draining, Rejected, Unsettled: see there.
         """
         return await self._begin(key, name, asks, timeout, trace, is_decided)
+
+    def put(
+        self,
+        key: Key,
+        name: str,
+        asks: tuple[Ask, ...],
+        timeout: float,
+        trace: tuple[str, str],
+        decided: Answered[Transaction],
+    ) -> bool:
+        """As `execute` of a plan that is new, without waiting; False, and nothing done, where `execute` must be asked.
+
+        Args:
+            decided: hears of the decision or of an EngineError; of Lost where `execute` must be asked after all.
+        """
+        if self._worker.get(key) is not None or self._draining or self._is_full():
+            return False
+        answer = begin(key, name, asks, timeout, trace, self._worker.circumstance(), self._policy)
+        self._worker.begin(key, answer).wait_for(is_decided, decided)
+        return True
 
     async def begin(self, key: Key, name: str, timeout: float, trace: tuple[str, str]) -> Transaction:
         """Begin an interactive transaction, or find the one of the same gid; returns once it is durable.

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from tcc.batching import Answered
 from tcc_server.caller.seam import Sent
 from tcc_server.core.messages import Signal, TryAnswered
 from tcc_server.core.model import Ask, Key, Transaction
@@ -64,7 +65,7 @@ class Live:
         self.enlisting: dict[str, Ask] = {}
         self.trailers: dict[str, Sequence[tuple[str, str | bytes]]] = {}
         self.lost: Exception | None = None
-        self._waiters: list[tuple[Condition, asyncio.Future[Transaction]]] = []
+        self._waiters: list[tuple[Condition, Answered[Transaction]]] = []
 
     @property
     def held(self) -> int:
@@ -96,6 +97,15 @@ class Live:
         finally:
             if entry in self._waiters:
                 self._waiters.remove(entry)
+
+    def wait_for(self, condition: Condition, waiter: Answered[Transaction]) -> None:
+        """As `until`, without waiting: `waiter` is told in the midst of work, and must leave its own for later."""
+        if self.lost is not None:
+            waiter.set_exception(self.lost)
+        elif self.tx is not None and condition(self.tx):
+            waiter.set_result(self.tx)
+        else:
+            self._waiters.append((condition, waiter))
 
     def tell(self) -> None:
         """Wake those whose condition holds now."""
