@@ -97,6 +97,7 @@ class Worker:
         self._closed = False
         self._abandoned = False
         self._heard: dict[str, float] = {}
+        self._heard_now: set[str] = set()
         self.silent: set[str] = set()
 
     def __len__(self) -> int:
@@ -164,6 +165,7 @@ class Worker:
     def _answer(self) -> None:
         """Answer what came in since the last turn of the loop."""
         stirred, self._stirred = iter(self._stirred), []
+        self._heard_now.clear()
         try:
             for live in stirred:
                 live.stirred = False
@@ -531,6 +533,9 @@ class Worker:
         Silent is who left commands unanswered and said nothing at all for an answer timeout. One that is merely slow
         gets nothing sent again for each of its answers.
         """
+        if participant in self._heard_now:
+            return False  # one list brings many of its outcomes
+        self._heard_now.add(participant)
         now = self._seams.clock.now().mono
         before = self._heard.get(participant)
         self._heard[participant] = now
