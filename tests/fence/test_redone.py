@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -146,6 +147,18 @@ async def test_one_that_is_cancelled_while_its_list_waits_for_those_is_not_waite
     await asyncio.gather(alone, stays)
     assert underneath.lists == 2
     assert not shared._alone
+
+
+async def test_one_that_is_given_up_before_it_went_alone_is_not_waited_for_by_any_later() -> None:
+    shared = SharedVisits(FailsOnce())
+    told: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+    listed = Listed(of("g-0"), Business(), copy_context())
+    shared.visit_all([(listed, told)])
+    with pytest.raises(VisitAlone):
+        await told
+    await shared.give_up([listed])
+    async with asyncio.timeout(0.5):  # a later one would wait for it for a second
+        assert (await shared.visit(of("g-1"), Business())).rule is Rule.DONE
 
 
 class FailsOnce:

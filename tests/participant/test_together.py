@@ -52,7 +52,7 @@ async def sql(tmp_path: Path) -> AsyncIterator[CountingFence]:
 
 @pytest.fixture
 async def server(scripted: Batchable, sql: CountingFence, desk: Desk) -> AsyncIterator[ParticipantServer]:
-    server = make_server(scripted, sql, lock=desk, maximum_concurrent_rpcs=20)
+    server = make_server(scripted, sql, lock=desk, maximum_concurrent_rpcs=20, try_timeout=30.0)
     await server.start()
     yield server
     await server.stop(None)
@@ -353,7 +353,9 @@ async def test_a_stream_that_is_cut_stops_what_it_brought_and_gives_its_locks_ba
     if waits == "for the lock":
         desk.answers.clear()
     call = stub.TryStream()
-    await call.write(participant_pb2.TryStreamRequest(items=items(3)))
+    asked = items(3)
+    asked[1].timeout.CopyFrom(wire.seconds(60.0))
+    await call.write(participant_pb2.TryStreamRequest(items=asked))
     await until(lambda: bool(desk.taken) and (waits == "for the lock" or under_way > 0))
     if waits == "alone":
         await until(lambda: desk.held == {"{default/g-1}:0"} and under_way > 0)
@@ -376,9 +378,15 @@ async def test_a_server_that_stops_ends_what_it_has_and_takes_no_more_lists(
 
 
 async def test_a_list_beyond_the_room_of_its_stream_goes_as_far_as_there_is_room(stub: Any, sql: CountingFence) -> None:
-    answers = await tried(stub, *items(23))
-    assert codes(answers) == ["OK"] * 20 + ["RESOURCE_EXHAUSTED"] * 3
-    assert codes(await tried(stub, *items(20))) == ["OK"] * 20  # there is room again
+    call = stub.TryStream()
+    for turned_away in (3, 0):
+        asked = items(20 + turned_away)
+        await call.write(participant_pb2.TryStreamRequest(items=asked))
+        answers: dict[int, Any] = {}
+        while len(answers) < len(asked):
+            answers |= {answer.id: answer for answer in (await call.read()).items}
+        assert codes(answers) == ["OK"] * 20 + ["RESOURCE_EXHAUSTED"] * turned_away
+    call.cancel()
     assert sql.lists == [20, 20]
 
 

@@ -297,3 +297,20 @@ async def test_one_that_cannot_even_be_looked_at_harms_no_other(
     async with carrying.consumer() as consuming:
         await (await take(consuming, *commands)).acknowledged.wait()
     assert kinds(carrying.outcomes) == [DONE, RETRY, DONE]
+
+
+async def test_where_those_together_were_stopped_the_list_ends_all_the_same(carrying: Carrying) -> None:
+    class Stopped:
+        """As when the event loop ends under it."""
+
+        def add_command(self, *_: object) -> bool:
+            return True
+
+        async def run(self) -> None:
+            raise asyncio.CancelledError
+
+    async with carrying.consumer(join=lambda tell: Stopped(), at_once=1) as consuming:
+        async with asyncio.timeout(5):
+            await (await take(consuming, *confirms(1), *confirms(1))).acknowledged.wait()
+        assert not consuming._turns.locked()
+    assert not carrying.published
