@@ -9,7 +9,6 @@ from typing import Protocol
 
 from tcc_server.core.model import Moment
 
-
 _made = tuple.__new__  # a named tuple's own is a call in Python, half of what a look at the clocks costs
 _monotonic, _wall = time.monotonic, time.time
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +22,7 @@ from tcc.batching import Answered
 from tcc_server.core.model import Key
 from tcc_server.log import statements
 from tcc_server.log.groups import Groups
+from tcc_server.log.lane import Lane
 from tcc_server.log.migrate import path_of, prepare
 from tcc_server.log.rules import ADOPTED, check_page_size, make_token, read_token
 from tcc_server.log.seam import Filter, LogError, LogRejected, LogUnavailable, LogUnknown, Page, Row
@@ -62,8 +61,8 @@ class SqliteLog:
         self._file = SqliteFile(path_of(path))
         self._replica = replica
         self._may_migrate = auto_migrate
-        self._writer = _Lane("log-writer", self._file.writer)
-        self._reader = _Lane("log-reader", self._file.reader)
+        self._writer = Lane("log-writer", self._file.writer)
+        self._reader = Lane("log-reader", self._file.reader)
         self._groups = Groups(self._send, max_rows=max_rows, max_bytes=max_bytes)
         self._adopting = asyncio.Lock()
         self._undelivered: dict[Key, Row] = {}
@@ -228,34 +227,3 @@ class SqliteLog:
         except SQLAlchemyError:
             self._reader.disconnect()
             raise
-
-
-class _Lane:
-    """A thread, and the one connection that only it touches. After an error the connection is dropped and made anew."""
-
-    def __init__(self, name: str, connect: Callable[[], Connection]) -> None:
-        self._connect = connect
-        self._connection: Connection | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
-
-    async def run(self, work: Callable[..., _Result], *args: object) -> _Result:
-        """Run something on the thread. A cancelled caller stops waiting; the work goes on."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
-
-    async def close(self) -> None:
-        """Finish what was given, close the connection, end the thread."""
-        await self.run(self.disconnect)
-        self._thread.shutdown(wait=False)
-
-    def connect(self) -> Connection:
-        """The connection. On the thread alone."""
-        if self._connection is None:
-            self._connection = self._connect()
-        return self._connection
-
-    def disconnect(self) -> None:
-        """Drop the connection, whatever state it is in. On the thread alone."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(SQLAlchemyError):  # it is being thrown away
-                connection.close()
