@@ -9,9 +9,8 @@ Times named `*_at` are wall-clock unix seconds and only stand in rows and answer
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from operator import attrgetter
 from typing import NamedTuple
 
 
@@ -182,11 +181,33 @@ class Branch:
     settled_at: float = 0.0
 
     def copied(self) -> Branch:
-        """One of one's own, to be changed."""
-        return Branch(*_BRANCH_VALUES(self))
-
-
-_BRANCH_VALUES = attrgetter(*(each.name for each in fields(Branch)))
+        """One of one's own, to be changed. Field by field, which is the quickest way; a test knows all fields."""
+        return Branch(
+            self.ask,
+            self.reservation,
+            self.status,
+            self.reply,
+            self.expires_at,
+            self.expires,
+            self.given_up,
+            self.try_attempts,
+            self.try_in_flight,
+            self.try_due,
+            self.try_deadline,
+            self.try_sent_at,
+            self.try_answered_at,
+            self.settlement,
+            self.outcome,
+            self.attempts,
+            self.failures,
+            self.unanswered,
+            self.waiting,
+            self.unreached,
+            self.due,
+            self.last_error,
+            self.sent_at,
+            self.settled_at,
+        )
 
 
 @dataclass(slots=True)
@@ -249,7 +270,26 @@ class Transaction:
 
     def copied(self) -> Transaction:
         """One of one's own, to be changed; its branches are the same."""
-        return Transaction(*_TRANSACTION_VALUES(self))
-
-
-_TRANSACTION_VALUES = attrgetter(*(each.name for each in fields(Transaction)))
+        return Transaction(
+            self.key,
+            self.name,
+            self.interactive,
+            self.state,
+            self.begun_at,
+            self.deadline_at,
+            self.deadline,
+            self.traceparent,
+            self.tracestate,
+            self.version,
+            self.branches,
+            self.cancel_reason,
+            self.confirm_wanted,
+            self.decided_at,
+            self.decided,
+            self.decided_text,
+            self.finished_at,
+            self.unrecorded,
+            self.attention,
+            self.last_error,
+            self.history,
+        )

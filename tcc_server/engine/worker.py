@@ -258,10 +258,13 @@ class Worker:
             self._pump(live)
 
     def _trace_decision(self, tx: Transaction) -> None:
+        trace = TraceParent(tx.traceparent, tx.tracestate)
+        if self._seams.tracing.drops(trace):
+            return
         said = {"tcc.gid": tx.key.gid, "tcc.decision": "" if tx.decision is None else tx.decision.value}
         if tx.cancel_reason:
             said["tcc.cancel_reason"] = tx.cancel_reason.name
-        self._seams.tracing.happened("tcc decide", TraceParent(tx.traceparent, tx.tracestate), said)
+        self._seams.tracing.happened("tcc decide", trace, said)
 
     async def _append(self, row: Row, unknown: LogUnknown | None = None) -> None:
         """Append until it is known what became of it. Raises LogConflict, LogRejected; Unsettled once abandoned.
