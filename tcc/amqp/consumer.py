@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Final, Protocol, TypeAlias
@@ -205,10 +205,12 @@ class CommandConsumer:
                     del self._outlets[outlet.name]
         await _settle(message.ack())
 
-    async def _carry_all(self, commands: Iterable[Command], reply_to: str, carried: Carried) -> None:
+    async def _carry_all(self, commands: Sequence[Command], reply_to: str, carried: Carried) -> None:
         loop = asyncio.get_running_loop()
         copies: list[asyncio.Future[Word | None]] = []
-        together = None if self._join is None else self._join(partial(self._told, carried))
+        together = None
+        if self._join is not None and len(commands) > 1:
+            together = self._join(partial(self._told, carried))
         left = carried.until - loop.time()
         for command in commands:
             branch: Branch = (reply_to, command.namespace, command.gid, command.branch, command.phase)

@@ -170,6 +170,8 @@ class _Stream(Generic[ItemT, AnswerT]):
     def _join(self, join: Join[ItemT, AnswerT], items: Iterable[ItemT]) -> Iterable[ItemT]:
         """Begins with those that are answered together, as far as there is room; gives the others."""
         items = list(items)
+        if len(items) < 2:
+            return items
         room = self._server.at_once - self._under_way
         try:
             joined, others = join(items[:room], self._context, self._told)

@@ -319,9 +319,10 @@ async def test_one_that_goes_on_alone_keeps_its_trace(
         return REPLY
 
     scripted.scripts[Phase.TRY] = attempt
-    answers = await tried(stub, item(0, Branch("g-0", extra=((wire.TRACEPARENT, parent),))))
-    assert codes(answers) == ["OK"]
-    assert seen == [TraceParent(parent)] * 2
+    extra = ((wire.TRACEPARENT, parent),)
+    answers = await tried(stub, *[item(number, Branch(f"g-{number}", extra=extra)) for number in range(2)])
+    assert codes(answers) == ["OK"] * 2
+    assert seen == [TraceParent(parent)] * 3
 
 
 @pytest.mark.parametrize("waits", ["for the lock", "in its handler", "alone"])
