@@ -134,11 +134,14 @@ def _count_lists(tally: Tally) -> None:
     made = batching.Batcher.__init__
 
     def counted_init(self: Any, send: Callable[[Sequence[Any]], Awaitable[Any]], **options: Any) -> None:
-        place = tally.hop(_package_of(send))
+        package = _package_of(send)
+        place = tally.hop(package)
+        # What a lock is asked comes in bunches already, and the size of one is its keys; elsewhere sizes are bytes.
+        size_of = options["size_of"] if package == "lock batches" else None
 
         async def counted(items: Sequence[Any]) -> Any:
             tally.numbers[place] += 1
-            tally.numbers[place + 1] += len(items)
+            tally.numbers[place + 1] += len(items) if size_of is None else sum(map(size_of, items))
             return await send(items)
 
         made(self, counted, **options)
