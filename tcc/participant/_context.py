@@ -264,13 +264,31 @@ class PhaseContext(grpc.aio.ServicerContext[Any, Any]):
         for callback in callbacks:
             try:
                 callback(self)
-            except Exception:
+            except (Exception, asyncio.CancelledError):  # the latter is the result of a future that was cancelled
                 _log.exception("a done callback failed")  # the answer stands; a callback has no say in it
 
 
+# What no answer can carry is the handler's error, here and now: later it would be that of all the answers of a list.
+
+
 def _status(code: grpc.StatusCode | int) -> grpc.StatusCode:
-    return wire.STATUS_BY_NUMBER[code] if isinstance(code, int) else code
+    status = wire.STATUS_BY_NUMBER.get(code) if isinstance(code, int) else code
+    if not isinstance(status, grpc.StatusCode):
+        raise UsageError(f"{code!r} is no gRPC status code: give one of grpc.StatusCode")
+    return status
 
 
 def _trailers(metadata: Iterable[tuple[str, str | bytes]]) -> Trailers:
-    return tuple((key, value) for key, value in metadata)
+    trailers = tuple((key, value) for key, value in metadata)
+    for key, value in trailers:
+        if not _is_text(key) or not (isinstance(value, bytes) or _is_text(value)):
+            raise UsageError(f"({key!r}, {value!r}) cannot be trailing metadata: a key is text, a value text or bytes")
+    return trailers
+
+
+def _is_text(value: object) -> bool:
+    """Whether UTF-8 can say it."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False

@@ -367,6 +367,46 @@ async def test_a_stream_that_is_cut_stops_what_it_brought_and_gives_its_locks_ba
     assert "g-1" not in await effects(sql)
 
 
+async def test_a_done_callback_that_ends_by_a_cancelled_future_keeps_no_answer_back(
+    stub: Any, scripted: Batchable
+) -> None:
+    async def attempt(request: object, context: Any) -> pb.DebitReply:
+        if tcc.branch().gid == "g-1":
+            never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            never.cancel()
+            context.add_done_callback(lambda _: never.result())
+        return REPLY
+
+    scripted.scripts[Phase.TRY] = attempt
+    async with asyncio.timeout(5):
+        assert codes(await tried(stub, *items(3))) == ["OK"] * 3
+
+
+@pytest.mark.parametrize("says", ["a number", "a key of bytes", "half a character", "a word for a code", "no code"])
+async def test_what_no_answer_can_carry_is_the_error_of_the_handler_that_says_it_and_of_no_other(
+    stub: Any, scripted: Batchable, says: str
+) -> None:
+    async def attempt(request: object, context: Any) -> pb.DebitReply:
+        if tcc.branch().gid == "g-1":
+            match says:
+                case "a number":
+                    context.set_trailing_metadata((("left", 5),))
+                case "a key of bytes":
+                    context.set_trailing_metadata(((b"left", "5"),))
+                case "half a character":
+                    context.set_trailing_metadata((("left", "\ud800"),))
+                case "a word for a code":
+                    await context.abort("UNAVAILABLE")
+                case "no code":
+                    context.set_code(99)
+        return REPLY
+
+    scripted.scripts[Phase.TRY] = attempt
+    answers = await tried(stub, *items(3))
+    assert codes(answers) == ["OK", "INTERNAL", "OK"]
+    assert "UsageError" in answers[1].status.message
+
+
 async def test_a_server_that_stops_ends_what_it_has_and_takes_no_more_lists(
     stub: Any, scripted: Batchable, server: ParticipantServer, desk: Desk
 ) -> None:
