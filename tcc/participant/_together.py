@@ -11,7 +11,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, TypeVar
@@ -260,8 +260,9 @@ class Together(ABC, Generic[T, A]):
         for task in self._alone:
             task.cancel()
         await self._shared.give_up([one.listed for one in left])
-        if self._alone:
-            await asyncio.wait(self._alone)
+        while self._alone:
+            with suppress(asyncio.CancelledError):  # once more: it is on its way out, and locks are to be given back
+                await asyncio.wait(self._alone)
         self._release(left)
         for one in left:
             self._runtime.leave(one.context)

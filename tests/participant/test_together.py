@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from tcc.fence import FenceUnavailable, Phase, SqlFence, _list
 from tcc.fence._rows import Changes
 from tcc.fence._sqlite import SqliteRows
 from tcc.participant import ParticipantServer
+from tcc.participant._call import from_item, said_in
+from tcc.participant._together import TriesTogether
 from tcc.tracing import TraceParent, Tracing
 from tcc.v1 import participant_pb2, participant_pb2_grpc, transaction_pb2
 from tests.participant.desk import Batchable, CountingFence, Desk
@@ -365,6 +368,50 @@ async def test_a_stream_that_is_cut_stops_what_it_brought_and_gives_its_locks_ba
     async with asyncio.timeout(5):
         await server.stop(60)  # nothing counts as under way any more
     assert "g-1" not in await effects(sql)
+
+
+async def test_calls_that_are_stopped_twice_give_their_locks_back_and_have_ended_when_that_is_said(
+    server: ParticipantServer, scripted: Batchable, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_list, "HANDLERS_SHARE", 0.02)
+    runs, stopping, rolled_back = 0, asyncio.Event(), asyncio.Event()
+
+    async def attempt(request: object, context: object) -> pb.DebitReply:
+        nonlocal runs
+        runs += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if runs == 2:  # alone
+                stopping.set()
+                await rolled_back.wait()
+        return REPLY
+
+    scripted.scripts[Phase.TRY] = attempt
+    shared = server.runtime.shares
+    assert shared is not None
+    told: list[object] = []
+    together = TriesTogether[int](server.runtime, shared, told.extend)
+    (asked,) = items(1)
+    methods = (METHODS.try_method, METHODS.confirm_method, METHODS.cancel_method)
+    assert together.add(from_item(asked, methods, said_in(asked), "here"), None, nullcontext(), 0)
+    running = asyncio.create_task(together.run())
+    await until(lambda: runs == 2)
+    running.cancel()
+    async with asyncio.timeout(5):
+        await stopping.wait()
+    running.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not running.done()
+    rolled_back.set()
+    await asyncio.wait((running,))
+    assert running.cancelled()
+    assert not told
+    assert not desk.held
+    async with asyncio.timeout(5):
+        server.runtime.stop_taking()
+        await server.runtime.idle()
 
 
 async def test_a_done_callback_that_ends_by_a_cancelled_future_keeps_no_answer_back(
