@@ -151,7 +151,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
     # What each does
 
     async def _executed(self, request: pb.ExecuteRequest, context: _Context) -> pb.ExecuteResponse:
-        tx = await self._execute(request, _time_left(context), TraceParent.current())
+        tx = await self._execute(request, _end_of(context), TraceParent.current())
         return pb.ExecuteResponse(transaction=render.transaction(tx, with_payloads=True))
 
     def _join_plans(
@@ -193,8 +193,8 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
     async def _answer_plan(self, item: _Plan, trace: TraceParent, rpc: Rpc | None) -> bytes:
         request = item.request
         try:
-            left = _patience(item) if request.wait == pb.WAIT_COMPLETED else None
-            executed = render.serialised(await self._execute(request, left, trace), with_payloads=True)
+            end = _end_of_item(item) if request.wait == pb.WAIT_COMPLETED else None
+            executed = render.serialised(await self._execute(request, end, trace), with_payloads=True)
         except Exception as error:  # every error of ours has a status; the rest is a bug and says so
             failure = failure_to_tell(error)
             if rpc is not None:
@@ -204,7 +204,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
             rpc.ended(grpc.StatusCode.OK)
         return render.answer_to_plan(item.id, executed)
 
-    async def _execute(self, request: pb.ExecuteRequest, left: float | None, trace: TraceParent) -> Transaction:
+    async def _execute(self, request: pb.ExecuteRequest, end: float | None, trace: TraceParent) -> Transaction:
         key = self._key(request.gid)
         try:
             asks = self._requests.plan(request.branches)
@@ -216,7 +216,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         name, timeout = self._requests.name(request.name), self._requests.timeout(request)
         tx = await self._engine.execute(key, name, asks, timeout, trace)
         if request.wait == pb.WAIT_COMPLETED:
-            tx = await self._completed(tx, request.wait, left)
+            tx = await self._completed(tx, request.wait, end)
         raise_if_cancelled(tx)
         return tx
 
@@ -230,11 +230,11 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         return pb.TryResponse(reply=tried.reply())
 
     async def _confirmed(self, request: pb.ConfirmRequest, context: _Context) -> pb.ConfirmResponse:
-        tx = await self._confirm(request, _time_left(context))
+        tx = await self._confirm(request, _end_of(context))
         return pb.ConfirmResponse(transaction=render.transaction(tx, with_payloads=True))
 
     async def _cancelled(self, request: pb.CancelRequest, context: _Context) -> pb.CancelResponse:
-        return pb.CancelResponse(transaction=render.transaction(await self._cancel(request, _time_left(context))))
+        return pb.CancelResponse(transaction=render.transaction(await self._cancel(request, _end_of(context))))
 
     async def _called(self, item: calls.Item, context: _Context) -> bytes:
         """One call of a list: as by itself."""
@@ -266,10 +266,10 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
                     trailers = tried.trailers
                     body = tried.reply()
                 case "Confirm":
-                    confirmed = await self._confirm(item.confirm_request, _patience(item))
+                    confirmed = await self._confirm(item.confirm_request, _end_of_item(item))
                     body = render.serialised(confirmed, with_payloads=True)
                 case "Cancel":
-                    body = render.serialised(await self._cancel(item.cancel_request, _patience(item)))
+                    body = render.serialised(await self._cancel(item.cancel_request, _end_of_item(item)))
         except Exception as error:  # every error of ours has a status; the rest is a bug and says so
             failure = failure_to_tell(error)
             if rpc is not None:
@@ -299,15 +299,15 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         result = (wire.TRY_RESULT, _RESULT_WORDS[branch.reservation])
         return _Tried(branch, (*_app_trailers(trailers, branch), result))
 
-    async def _confirm(self, request: pb.ConfirmRequest, left: float | None) -> Transaction:
+    async def _confirm(self, request: pb.ConfirmRequest, end: float | None) -> Transaction:
         tx = await self._engine.confirm(self._key(request.gid))
-        tx = await self._completed(tx, request.wait, left)
+        tx = await self._completed(tx, request.wait, end)
         raise_if_cancelled(tx)
         return tx
 
-    async def _cancel(self, request: pb.CancelRequest, left: float | None) -> Transaction:
+    async def _cancel(self, request: pb.CancelRequest, end: float | None) -> Transaction:
         tx = await self._engine.cancel(self._key(request.gid), request.reason[:256])
-        return await self._completed(tx, request.wait, left)
+        return await self._completed(tx, request.wait, end)
 
     async def _get(self, request: pb.GetRequest) -> pb.GetResponse:
         if request.HasField("tried_at"):
@@ -368,12 +368,12 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         parent = said if said.parent else self._engine.trace_of(Key(DEFAULT_NAMESPACE, gid))
         return self._tracing.served(f"/{_SERVICE}/{method}", parent, Tags(gid=gid))
 
-    async def _completed(self, tx: Transaction, wait: pb.Wait.ValueType, left: float | None) -> Transaction:
+    async def _completed(self, tx: Transaction, wait: pb.Wait.ValueType, end: float | None) -> Transaction:
         if wait != pb.WAIT_COMPLETED or tx.state.is_final:
             return tx
-        patience = _PATIENCE if left is None else max(0.0, left - _ANSWER_MARGIN)
+        until = asyncio.get_running_loop().time() + _PATIENCE if end is None else end - _ANSWER_MARGIN
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout_at(until):
                 return await self._engine.wait(tx.key, is_final)
         except TimeoutError:
             return await self._engine.get(tx.key)
@@ -388,8 +388,13 @@ def _trace_of(entries: Iterable[transaction_pb2.Metadata]) -> TraceParent:
     return TraceParent.of([(entry.key, entry.value.decode(errors="replace")) for entry in entries])
 
 
-def _patience(item: _Plan | calls.Item) -> float | None:
-    return item.timeout.seconds + item.timeout.nanos / 1e9 if item.HasField("timeout") else None
+# A call's end is taken when the call comes: what passes before the decision is not there for what comes after it.
+
+
+def _end_of_item(item: _Plan | calls.Item) -> float | None:
+    if not item.HasField("timeout"):
+        return None
+    return asyncio.get_running_loop().time() + item.timeout.seconds + item.timeout.nanos / 1e9
 
 
 def _answer_to_plan(item: _Plan, end: Transaction | BaseException) -> bytes:
@@ -424,8 +429,9 @@ def _code_of(context: _Context) -> grpc.StatusCode:
     return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.OK
 
 
-def _time_left(context: _Context) -> float | None:
-    return context.time_remaining()  # None where the call has no deadline, whatever its stub says
+def _end_of(context: _Context) -> float | None:
+    left: float | None = context.time_remaining()  # None where the call has no deadline, whatever its stub says
+    return None if left is None else asyncio.get_running_loop().time() + left
 
 
 def _app_trailers(trailers: Iterable[tuple[str, str | bytes]], branch: Branch) -> tuple[tuple[str, str | bytes], ...]:

@@ -22,7 +22,7 @@ from tcc import wire
 from tcc.v1 import manager_pb2 as pb, manager_pb2_grpc, transaction_pb2
 from tests.spine.bad_requests import branch
 from tests.spine.installation import OPENING, Installation
-from tests.spine.traffic import waits_for
+from tests.spine.traffic import never_answers, waits_for
 
 MUCH = accounts_pb2.DebitRequest(account="ann", amount=OPENING * 2).SerializeToString()
 Entry = tuple[str, str | bytes]
@@ -199,6 +199,36 @@ async def test_one_that_waits_does_not_hold_up_the_others_of_its_list(installati
         stream.cancel()
     await installation.manager.cancel("slow")
     await installation.manager.cancel("traced")
+
+
+@pytest.mark.parametrize("in_lists", [False, True])
+async def test_what_passes_before_the_decision_is_not_there_for_what_comes_after_it(
+    installation: Installation, in_lists: bool
+) -> None:
+    gate = asyncio.Event()
+    traffic = installation.bank_a.traffic
+    traffic.next("TryDebit", waits_for(gate))
+    traffic.always("ConfirmDebit", never_answers)
+    confirm = pb.ConfirmRequest(gid="g-1", wait=pb.WAIT_COMPLETED)
+    async with grpc.aio.insecure_channel(installation.address) as channel:
+        stub: Any = manager_pb2_grpc.TransactionManagerStub(channel)
+        await stub.Begin(pb.BeginRequest(gid="g-1"))
+        held = asyncio.ensure_future(stub.Try(pb.TryRequest(gid="g-1", branch=branch("out"))))
+        await traffic.until("TryDebit")
+        asyncio.get_running_loop().call_later(1.0, gate.set)  # half of the time that the Confirm is waited for
+        if in_lists:
+            stream = stub.CallStream()
+            item = pb.CallStreamRequest.Item(id=1, timeout=Duration(seconds=2), confirm_request=confirm)
+            await stream.write(pb.CallStreamRequest(items=[item]))
+            async with asyncio.timeout(2):
+                response = (await stream.read()).items[0].confirm_response
+            stream.cancel()
+        else:
+            response = await stub.Confirm(confirm, timeout=2)
+        await held
+    assert response.transaction.state == transaction_pb2.STATE_CONFIRMING
+    traffic.always("ConfirmDebit", None)
+    assert (await installation.ended("g-1")).state is tcc.State.CONFIRMED
 
 
 async def test_the_sdk_s_interactive_calls_leave_in_lists(
