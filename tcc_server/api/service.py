@@ -20,12 +20,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tcc import wire
 from tcc.ids import DEFAULT_NAMESPACE
-from tcc.streams import ListServer, listed
+from tcc.streams import ListServer
 from tcc.tracing import Rpc, Tags, TraceParent, Tracing
 from tcc.v1 import manager_pb2 as pb, manager_pb2_grpc, transaction_pb2
 from tcc_server.api import calls, render
 from tcc_server.api.endings import Ended, abort, failure_to_tell, raise_if_cancelled
 from tcc_server.api.errors import OF_CONFIGURATION, BadRequest, Failure
+from tcc_server.api.messages import InMessages
 from tcc_server.api.plans import PlansTogether, Waiting
 from tcc_server.api.requests import Requests
 from tcc_server.api.under_way import UnderWay
@@ -71,10 +72,10 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         self._requests = requests
         self._under_way = UnderWay()
         self._plans: ListServer[_Plan, bytes] = ListServer(
-            _plans_in, self._planned, _failed_plan, listed, at_once=_AT_ONCE, join=self._join_plans
+            _plans_in, self._planned, _failed_plan, _as_they_are, at_once=_AT_ONCE, join=self._join_plans
         )
         self._calls: ListServer[calls.Item, bytes] = ListServer(
-            _calls_in, self._called, _failed_call, listed, at_once=_AT_ONCE
+            _calls_in, self._called, _failed_call, _as_they_are, at_once=_AT_ONCE
         )
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -109,7 +110,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
     async def ExecuteStream(self, request_iterator: Any, context: _Context) -> None:  # type: ignore[override]  # a coroutine that writes is gRPC's other way to stream
         """Run plans that come in lists."""
-        await self._plans.serve(request_iterator, context)
+        await self._plans.serve(request_iterator, InMessages(context))
 
     async def Begin(self, request: pb.BeginRequest, context: _Context) -> pb.BeginResponse:
         """Begin an interactive transaction."""
@@ -129,7 +130,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
     async def CallStream(self, request_iterator: Any, context: _Context) -> None:  # type: ignore[override]  # as ExecuteStream
         """Calls of interactive transactions that come in lists."""
-        await self._calls.serve(request_iterator, context)
+        await self._calls.serve(request_iterator, InMessages(context))
 
     async def Get(self, request: pb.GetRequest, context: _Context) -> pb.GetResponse:
         """One transaction."""
@@ -382,6 +383,10 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 _NO_TRACE = TraceParent()
 _plans_in: Callable[[pb.ExecuteStreamRequest], Iterable[_Plan]] = attrgetter("items")
 _calls_in: Callable[[pb.CallStreamRequest], Iterable[calls.Item]] = attrgetter("items")
+
+
+def _as_they_are(answers: Sequence[bytes]) -> Sequence[bytes]:
+    return answers
 
 
 def _trace_of(entries: Iterable[transaction_pb2.Metadata]) -> TraceParent:

@@ -19,10 +19,11 @@ import tcc
 from services.accounts.v1 import accounts_pb2
 from services.accounts.v1.accounts_pb2_grpc import AccountsStub
 from tcc import wire
+from tcc.streams import varint
 from tcc.v1 import manager_pb2 as pb, manager_pb2_grpc, transaction_pb2
 from tests.spine.bad_requests import branch
 from tests.spine.installation import OPENING, Installation
-from tests.spine.traffic import never_answers, waits_for
+from tests.spine.traffic import Serve, never_answers, waits_for
 
 MUCH = accounts_pb2.DebitRequest(account="ann", amount=OPENING * 2).SerializeToString()
 Entry = tuple[str, str | bytes]
@@ -199,6 +200,49 @@ async def test_one_that_waits_does_not_hold_up_the_others_of_its_list(installati
         stream.cancel()
     await installation.manager.cancel("slow")
     await installation.manager.cancel("traced")
+
+
+@pytest.mark.parametrize("kind", ["plans", "calls"])
+async def test_answers_that_are_large_together_are_answers_all_the_same(installation: Installation, kind: str) -> None:
+    count, size = 40, 600 * 1024
+    gate = asyncio.Event()
+
+    async def answers_at_length(serve: Serve, context: Any) -> bytes:
+        await gate.wait()
+        return varint(100 << 3 | 2) + varint(size) + bytes(size) + await serve()
+
+    traffic = installation.bank_a.traffic
+    traffic.always("TryDebit", answers_at_length)
+    async with grpc.aio.insecure_channel(installation.address) as channel:
+        stub: Any = manager_pb2_grpc.TransactionManagerStub(channel)
+        stream: Any
+        if kind == "plans":
+            stream = stub.ExecuteStream()
+            plans = [pb.ExecuteRequest(gid=f"g-{number}", branches=[branch("out")]) for number in range(count)]
+            await stream.write(
+                pb.ExecuteStreamRequest(
+                    items=[pb.ExecuteStreamRequest.Item(id=at, request=plan) for at, plan in enumerate(plans)]
+                )
+            )
+        else:
+            stream = stub.CallStream()
+            tries = [pb.TryRequest(gid=f"g-{number}", branch=branch("out")) for number in range(count)]
+            await asyncio.gather(*(stub.Begin(pb.BeginRequest(gid=each.gid)) for each in tries))
+            await stream.write(
+                pb.CallStreamRequest(
+                    items=[pb.CallStreamRequest.Item(id=at, try_request=each) for at, each in enumerate(tries)]
+                )
+            )
+        await traffic.until("TryDebit", count)
+        gate.set()
+        sizes: dict[int, int] = {}
+        async with asyncio.timeout(30):
+            while len(sizes) < count:
+                sizes.update({answer.id: answer.ByteSize() for answer in (await stream.read()).items})
+        stream.cancel()
+        assert min(sizes.values()) > size
+        if kind == "calls":
+            await asyncio.gather(*(stub.Cancel(pb.CancelRequest(gid=each.gid)) for each in tries))
 
 
 @pytest.mark.parametrize("in_lists", [False, True])
