@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+import grpc
 import grpc.aio
 
 from tcc.streams import listed
@@ -26,8 +27,14 @@ class InMessages:
 
     def __init__(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         self._context = context
-        self.abort = context.abort
-        self.send_initial_metadata = context.send_initial_metadata
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        """gRPC's own."""
+        await self._context.abort(code, details)
+
+    async def send_initial_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
+        """gRPC's own."""
+        await self._context.send_initial_metadata(metadata)
 
     async def write(self, answers: Sequence[bytes]) -> None:
         """Sends serialised answers, in as many messages as they take."""
