@@ -11,7 +11,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, TypeVar
@@ -261,8 +261,11 @@ class Together(ABC, Generic[T, A]):
             task.cancel()
         await self._shared.give_up([one.listed for one in left])
         while self._alone:
-            with suppress(asyncio.CancelledError):  # once more: it is on its way out, and locks are to be given back
+            try:
                 await asyncio.wait(self._alone)
+            except asyncio.CancelledError:  # once more: they hear of it, and locks are to be given back all the same
+                for task in self._alone:
+                    task.cancel()
         self._release(left)
         for one in left:
             self._runtime.leave(one.context)

@@ -375,6 +375,7 @@ async def test_calls_that_are_stopped_twice_give_their_locks_back_and_have_ended
 ) -> None:
     monkeypatch.setattr(_list, "HANDLERS_SHARE", 0.02)
     runs, stopping, rolled_back = 0, asyncio.Event(), asyncio.Event()
+    told_to_stop: list[int] = []
 
     async def attempt(request: object, context: object) -> pb.DebitReply:
         nonlocal runs
@@ -382,9 +383,14 @@ async def test_calls_that_are_stopped_twice_give_their_locks_back_and_have_ended
         try:
             await asyncio.Event().wait()
         finally:
-            if runs == 2:  # alone
+            stopped = 0
+            while runs == 2 and not rolled_back.is_set():  # alone
                 stopping.set()
-                await rolled_back.wait()
+                try:
+                    await rolled_back.wait()
+                except asyncio.CancelledError:
+                    stopped += 1
+            told_to_stop.append(stopped)
         return REPLY
 
     scripted.scripts[Phase.TRY] = attempt
@@ -403,10 +409,12 @@ async def test_calls_that_are_stopped_twice_give_their_locks_back_and_have_ended
     running.cancel()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert not running.done()
+    early = running.done()
     rolled_back.set()
     await asyncio.wait((running,))
+    assert not early
     assert running.cancelled()
+    assert told_to_stop == [0, 1]
     assert not told
     assert not desk.held
     async with asyncio.timeout(5):
