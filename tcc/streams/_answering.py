@@ -184,8 +184,13 @@ class _Stream(Generic[ItemT, AnswerT]):
         return [*others, *items[room:]] if len(items) > room else others
 
     async def _run_joined(self, number: int, joined: Joined[ItemT]) -> None:
+        task = asyncio.current_task()
         try:
             await joined.run()
+        except asyncio.CancelledError:
+            if task is not None and task.cancelling():
+                raise
+            _log.exception("items of a stream were given up, though nobody cancelled them")
         except Exception:
             _log.exception("items of a stream could not be handled")
         finally:

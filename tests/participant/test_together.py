@@ -521,6 +521,17 @@ async def test_what_goes_wrong_here_is_said_of_each_that_it_befell(
     assert codes(await tried(stub, *items(20))) == ["OK"] * 20  # and there is room again
 
 
+async def test_a_list_whose_lock_gives_up_by_itself_is_answered_and_leaves_room(
+    stub: Any, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gives_up(keys: Sequence[str], ttl: float) -> Any:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(desk, "acquire_all", gives_up)
+    async with asyncio.timeout(5):
+        assert codes(await tried(stub, *items(20))) == ["INTERNAL"] * 20
+
+
 async def test_one_that_cannot_even_be_looked_at_harms_no_other(
     stub: Any, sql: CountingFence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
