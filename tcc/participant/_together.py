@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import partial
+from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from tcc.fence import Listed, Phase, Refusal, SharedVisits, Verdict, VisitAlone, VisitLater
@@ -46,9 +47,10 @@ class Delivery(Generic[T]):
         span: in which it runs, to be entered for each of its runs.
         held: its lock, while it is taken.
         result: the fence's word.
+        traceback: of an error, as it came: each that raises one which befell a whole list would add its own lines.
     """
 
-    __slots__ = ("_together", "call", "context", "held", "listed", "method", "result", "span", "tag")
+    __slots__ = ("_together", "call", "context", "held", "listed", "method", "result", "span", "tag", "traceback")
 
     def __init__(
         self,
@@ -69,17 +71,22 @@ class Delivery(Generic[T]):
         self.tag = tag
         self.held: Held | None = None
         self.result: Verdict | Exception | None = None
+        self.traceback: TracebackType | None = None
 
     def done(self) -> bool:
         """Nobody waits for it any more."""
         return self.listed.dropped
 
-    def set_result(self, result: Verdict | Exception) -> None:
+    def set_result(self, result: Verdict) -> None:
         """The fence has spoken."""
         self.result = result
         self._together.hear(self)
 
-    set_exception = set_result
+    def set_exception(self, error: Exception) -> None:
+        """It has said why there is no verdict, or not yet."""
+        self.result = error
+        self.traceback = error.__traceback__
+        self._together.hear(self)
 
     def cancel(self) -> None:
         """It will not speak any more: the event loop ends."""
@@ -252,7 +259,7 @@ class Together(ABC, Generic[T, A]):
             if isinstance(one.result, VisitAlone):
                 return await self._shared.alone(one.listed)
             assert isinstance(one.result, Exception)  # noqa: S101  a verdict is taken up at once
-            raise one.result
+            raise one.result.with_traceback(one.traceback)
         finally:
             self._release((one,))
 

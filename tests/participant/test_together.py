@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
@@ -228,6 +229,19 @@ async def test_a_list_that_fails_is_made_again_one_by_one_each_under_its_lock(
     assert sorted(held) == [1, 2, 3, 3, 3, 3]  # all of them at first; then each until its own end
     assert (sql.lists, scripted.runs[Phase.TRY], desk.held) == ([3], 6, set())
     assert await effects(sql) == ["g-0", "g-1", "g-2"]
+
+
+async def test_what_befell_a_whole_list_is_said_of_each_without_the_lines_of_the_others(
+    stub: Any, sql: CountingFence, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def down(listed: object) -> None:
+        raise FenceUnavailable("the database is down")
+
+    monkeypatch.setattr(sql, "visit_many", down)
+    assert codes(await tried(stub, *items(20))) == ["UNAVAILABLE"] * 20
+    tracebacks = [traceback.format_tb(record.exc_info[2]) for record in caplog.records if record.exc_info]
+    assert len(tracebacks) == 20
+    assert all(len(lines) == len(tracebacks[0]) for lines in tracebacks)
 
 
 async def test_a_slow_one_does_not_delay_what_its_list_holds_else(
