@@ -7,8 +7,11 @@ from tcc.errors import UsageError
 LONGEST = 1e9
 """Seconds: thirty years, more than a protobuf Duration or any manager would do with. Managers say what they take."""
 
-MESSAGE_BYTES = 8 * 1024 * 1024
-"""The largest message that a manager's gRPC server takes. What is larger gRPC turns away without the manager's word."""
+MESSAGE_BYTES = 8 * 1024 * 1024 - 64 * 1024
+"""The largest request that a manager's gRPC server takes, which is 8 MiB with the list and the metadata around it.
+
+What is larger gRPC turns away without the manager's word, and all that is under way on the same stream with it.
+"""
 
 
 def check_timeout(timeout: float, of: str = "") -> None:

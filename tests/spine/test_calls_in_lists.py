@@ -19,7 +19,9 @@ import tcc
 from services.accounts.v1 import accounts_pb2
 from services.accounts.v1.accounts_pb2_grpc import AccountsStub
 from tcc import wire
+from tcc.client._limits import MESSAGE_BYTES, check_size
 from tcc.streams import varint
+from tcc.tracing import TraceParent
 from tcc.v1 import manager_pb2 as pb, manager_pb2_grpc, transaction_pb2
 from tests.spine.bad_requests import branch
 from tests.spine.installation import OPENING, Installation
@@ -243,6 +245,18 @@ async def test_answers_that_are_large_together_are_answers_all_the_same(installa
         assert min(sizes.values()) > size
         if kind == "calls":
             await asyncio.gather(*(stub.Cancel(pb.CancelRequest(gid=each.gid)) for each in tries))
+
+
+async def test_the_largest_request_that_a_client_sends_is_answered_by_the_manager(installation: Installation) -> None:
+    request = pb.TryRequest(gid="g-1", branch=branch("out", request=bytes(MESSAGE_BYTES)))
+    request.branch.request = bytes(2 * MESSAGE_BYTES - request.ByteSize())
+    check_size(request.ByteSize(), "g-1")
+    transport = installation.manager._open_line().transport
+    assert await transport.ready(5)
+    trace = TraceParent("00-" + "1" * 32 + "-" + "2" * 16 + "-00", "vendor=" + "x" * 500)
+    with pytest.raises(grpc.aio.AioRpcError, match="the limit is") as refused:
+        await transport.attempt_try(request, 20, parent=trace)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("in_lists", [False, True])
