@@ -85,6 +85,10 @@ class PlansTogether:
         self._untold[waiting] = None
         self._undecided += 1
 
+    def leave(self) -> None:
+        """Answer none of them, though they are decided all the same."""
+        self.left = True
+
     async def run(self) -> None:
         """Returns once all are answered. Cancelled, it leaves them; they are decided all the same."""
         self._under_way.begun()
@@ -107,22 +111,26 @@ class PlansTogether:
         self._ended.append(waiting)
 
     def _answer_all(self) -> None:
-        ended, self._ended = self._ended, []
+        ended, self._ended = iter(self._ended), []
         if self.left:
             return
         answers = []
-        for waiting in ended:
-            end = waiting.end
-            if isinstance(end, Lost):
-                self._moved.append(waiting)
-            elif end is not None:
-                answers.append(self._answer(waiting.item, end))
-                del self._untold[waiting]
-        if answers:
-            self._tell(answers)
-        self._undecided -= len(ended)
-        if (self._moved or not self._undecided) and self._change is not None and not self._change.done():
-            self._change.set_result(None)
+        try:
+            for waiting in ended:
+                self._undecided -= 1
+                end = waiting.end
+                if isinstance(end, Lost):
+                    self._moved.append(waiting)
+                elif end is not None:
+                    answers.append(self._answer(waiting.item, end))
+                    del self._untold[waiting]
+        finally:
+            for left in ended:  # a bug at the one before, which is told so when the others are answered
+                self.ended(left)
+            if answers:
+                self._tell(answers)
+            if (self._moved or not self._undecided) and self._change is not None and not self._change.done():
+                self._change.set_result(None)
 
     async def _go_after(self, waiting: Waiting) -> None:
         answer = await self._by_itself(waiting.item)

@@ -160,7 +160,11 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
     ) -> tuple[PlansTogether | None, Iterable[_Plan]]:
         """Begins plans that need nothing but to be waited for: nearly all."""
         together = PlansTogether(_answer_to_plan, partial(self._planned, context=context), tell, self._under_way)
-        others = [item for item in items if not self._joins(together, item)]
+        try:
+            others = [item for item in items if not self._joins(together, item)]
+        except Exception:  # each goes by itself then, those that had joined as well
+            together.leave()
+            raise
         return (together if together.untold else None), others
 
     def _joins(self, together: PlansTogether, item: _Plan) -> bool:

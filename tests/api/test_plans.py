@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 
 from tcc.v1 import manager_pb2 as pb, transaction_pb2
 from tcc_server.api.requests import Limits, Requests
-from tcc_server.api.service import ManagerService
+from tcc_server.api.service import ManagerService, _answer_to_plan
 from tcc_server.core.model import Key, State
 from tests.engine.shell import REFUSED, RESERVED, Shell, scenario
 from tests.faults import Fault
@@ -185,6 +186,71 @@ async def test_a_plan_that_another_manager_has_begun_is_answered_from_there() ->
     await client.leave()
     await shell.engine.close()
     await other.engine.close()
+
+
+@scenario
+async def test_a_plan_of_a_list_that_another_manager_has_begun_is_answered_from_there() -> None:
+    shell, service, client = await opened()
+    other = await Shell(shell.store, "r2").start()
+    other.participants.always = RESERVED
+    shell.participants.always = RESERVED
+    shell.log.plan(Fault.HELD, Fault.HELD)
+    client.send(plan("shared", "a"), plan("own", "a"))
+    await shell.log.until_held(2)
+    asks = Requests({"bank"}, Limits()).plan(plan("shared", "a").branches)
+    await other.engine.execute(Key("default", "shared"), "", asks, 30.0, ("", ""))
+    shell.log.release()
+    await asyncio.wait_for(shell.until(lambda: len(client.answers) == 2), 5)
+    assert client.codes() == {1: "OK", 2: "OK"}
+    assert [call.key.gid for call in shell.participants.calls] == ["own"]
+    await asyncio.wait_for(service.drained(), 1)
+    await client.leave()
+    await shell.engine.close()
+    await other.engine.close()
+
+
+@scenario
+async def test_plans_of_a_list_that_cannot_be_begun_together_are_answered_once() -> None:
+    shell, _, client = await opened()
+    put = shell.engine.put
+
+    def fails_at_the_second(key: Key, *more: Any) -> bool:
+        if key.gid == "second":
+            raise ValueError("a bug")
+        return put(key, *more)
+
+    with patch.object(shell.engine, "put", fails_at_the_second):
+        client.send(plan("first", "a"), plan("second", "b"))
+        await shell.until(lambda: len(shell.participants.calls) == 2)
+    shell.participants.answer_all()
+    await shell.until(lambda: len(client.answers) == 2)
+    await shell.quiet()
+    assert client.codes() == {1: "OK", 2: "OK"}
+    assert client.writes in ([1, 1], [2])
+    assert not client.serving.done()
+    await client.leave()
+    await shell.engine.close()
+
+
+@scenario
+async def test_a_plan_whose_answer_cannot_be_made_keeps_no_other_from_its_own() -> None:
+    shell, service, client = await opened()
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+
+    def fails_at_the_first(item: Any, end: Any) -> bytes:
+        if item.request.gid == "first":
+            raise ValueError("a bug")
+        return _answer_to_plan(item, end)
+
+    with patch("tcc_server.api.service._answer_to_plan", fails_at_the_first):
+        client.send(plan("first", "a"), plan("second", "b"), plan("third", "c"))
+        await shell.until(lambda: len(shell.participants.calls) == 3)
+        shell.participants.answer_all()
+        await shell.until(lambda: len(client.answers) == 3)
+    assert client.codes() == {1: "INTERNAL", 2: "OK", 3: "OK"}
+    await asyncio.wait_for(service.drained(), 1)
+    await client.leave()
+    await shell.engine.close()
 
 
 @scenario
