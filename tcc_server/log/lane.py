@@ -43,29 +43,32 @@ class Lane:
         """Run something on the thread. A cancelled caller stops waiting; the work goes on.
 
         Raises:
-            RuntimeError: the lane is closed.
+            RuntimeError: the lane is closed, or no thread can be started; nothing is done.
             BaseException: what the work raised.
         """
         return await self._give(work, *args)
 
     async def close(self) -> None:
         """Finish what was given, close the connection, end the thread. Idempotent."""
-        if not self._is_closed:
-            done = self._give(self.disconnect)
-            self._is_closed = True
+        if self._is_closed:
+            return
+        done = None if self._thread is None else self._give(self.disconnect)
+        self._is_closed = True
+        if done is not None:
             self._given.put(None)
             await done
 
     def _give(self, work: Callable[..., _Result], *args: object) -> asyncio.Future[_Result]:
         if self._is_closed:
             raise RuntimeError(f"{self._name} is closed: nothing more is done there")
+        if self._thread is None:
+            # A daemon, so that a process that ends without closing its log does end: to the file that is a crash.
+            thread = Thread(target=self._do_all, name=self._name, daemon=True)
+            thread.start()  # where the system has no room for one, the next piece of work asks again
+            self._thread = thread
         loop = asyncio.get_running_loop()
         done: asyncio.Future[_Result] = loop.create_future()
         self._given.put((loop, done, work, args))
-        if self._thread is None:
-            # A daemon, so that a process that ends without closing its log does end: to the file that is a crash.
-            self._thread = Thread(target=self._do_all, name=self._name, daemon=True)
-            self._thread.start()
         return done
 
     def connect(self) -> Connection:

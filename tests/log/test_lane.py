@@ -137,3 +137,18 @@ def test_a_loop_that_is_closed_meanwhile_leaves_the_thread_at_work(made: Made) -
             return worked
 
     assert asyncio.run(works()) == 7
+
+
+async def test_a_thread_that_could_not_be_started_is_started_for_the_next_piece_of_work(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def has_no_room(thread: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    done: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", has_no_room)
+        with pytest.raises(RuntimeError, match="can't start"):
+            await lane.run(done.append, "in vain")
+    await lane.run(done.append, "later")
+    assert done == ["later"]
