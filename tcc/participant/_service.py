@@ -19,7 +19,7 @@ from tcc.participant._answer import TryAnswer, not_a_branch
 from tcc.participant._call import NotABranch, Said, from_item, said_in, tags_in, trace_in
 from tcc.participant._runtime import ParticipantRuntime
 from tcc.participant._together import CommandsTogether, TriesTogether
-from tcc.streams import ListServer
+from tcc.streams import ListServer, parts
 from tcc.tracing import Tags, TraceParent, Tracing
 from tcc.v1 import participant_pb2, participant_pb2_grpc, transaction_pb2
 
@@ -31,6 +31,8 @@ _TryAnswer: TypeAlias = tuple[int, TryAnswer]
 
 _MUCH_TO_DO = 1.0
 """Seconds after which a command is to come again that there was no room for."""
+_ITEM_BYTES = 64
+"""Of an answer, beside what it says."""
 _LAST_WORD = 0.2
 """Seconds in which a watcher of health may hear of the end; one that watches an unknown service hears nothing."""
 
@@ -63,7 +65,7 @@ class ParticipantService(participant_pb2_grpc.ParticipantServicer):
             lambda message: message.items,
             self._try,
             _failed_try,
-            _pack_tries,
+            lambda answers: map(_pack_tries, parts(answers, _bytes_of)),
             at_once=at_once or sys.maxsize,
             join=self._join_tries,
         )
@@ -71,7 +73,7 @@ class ParticipantService(participant_pb2_grpc.ParticipantServicer):
             lambda message: message.commands,
             self._command,
             _failed_command,
-            _pack_outcomes,
+            lambda outcomes: map(_pack_outcomes, parts(outcomes, _Outcome.ByteSize)),
             at_once=at_once or sys.maxsize,
             join=self._join_commands,
         )
@@ -193,6 +195,12 @@ def _pack_tries(answers: Sequence[_TryAnswer]) -> participant_pb2.TryStreamRespo
         for key, value in answer.trailers:
             said.trailers.add(key=key, value=value if isinstance(value, bytes) else value.encode())
     return message
+
+
+def _bytes_of(answer: _TryAnswer) -> int:
+    _, said = answer
+    trailers = sum(len(key) + len(value) for key, value in said.trailers)
+    return len(said.reply) + len(said.message) + len(said.details) + trailers + _ITEM_BYTES
 
 
 def _pack_outcomes(outcomes: Sequence[_Outcome]) -> participant_pb2.OutcomeList:

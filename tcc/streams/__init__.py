@@ -5,7 +5,7 @@ item when there is little to do and many under load, and there is no timer. Answ
 ends leaves its unanswered items unknown: who asked is told so, and repeats where repeating is safe.
 """
 
-from tcc.streams._answering import ListServer
+from tcc.streams._answering import ListServer, parts
 from tcc.streams._asking import Asked, ListStream, NotOffered, StreamEnded, listed, varint
 
-__all__ = ["Asked", "ListServer", "ListStream", "NotOffered", "StreamEnded", "listed", "varint"]
+__all__ = ["Asked", "ListServer", "ListStream", "NotOffered", "StreamEnded", "listed", "parts", "varint"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import grpc
 
-from tcc.streams._asking import ACCEPTED
+from tcc.streams._asking import ACCEPTED, LIST_BYTES
 
 ItemT = TypeVar("ItemT")
 AnswerT = TypeVar("AnswerT")
@@ -39,6 +39,23 @@ Gives them, or None, and the others.
 """
 
 
+def parts(answers: Sequence[AnswerT], size_of: Callable[[AnswerT], int]) -> Iterator[Sequence[AnswerT]]:
+    """Answers that wait together, in messages that gRPC carries: one that is too large would end its stream.
+
+    Args:
+        answers: in their order, which they keep.
+        size_of: bytes of one; one of more than `LIST_BYTES` goes alone.
+    """
+    begin = size = 0
+    for end, answer in enumerate(answers):
+        length = size_of(answer)
+        if size and size + length > LIST_BYTES:
+            yield answers[begin:end]
+            begin, size = end, 0
+        size += length
+    yield answers[begin:]
+
+
 class ListServer(Generic[ItemT, AnswerT]):
     """All streams of one method. Items are answered side by side, each when it is ready.
 
@@ -46,7 +63,7 @@ class ListServer(Generic[ItemT, AnswerT]):
         items: the items in a message that came.
         handle: answers one item, given the stream's gRPC context.
         fail: the answer to an item that could not be handled, by a status.
-        pack: the message with these answers.
+        pack: the messages with these answers; see `parts`.
         at_once: items of one stream that are worked on at a time; what comes over that is RESOURCE_EXHAUSTED.
         join: finds items that may be answered together; None: each goes by itself.
     """
@@ -56,7 +73,7 @@ class ListServer(Generic[ItemT, AnswerT]):
         items: Callable[[Any], Iterable[ItemT]],
         handle: Callable[[ItemT, Any], Awaitable[AnswerT]],
         fail: Callable[[ItemT, grpc.StatusCode, str], AnswerT],
-        pack: Callable[[Sequence[AnswerT]], Any],
+        pack: Callable[[Sequence[AnswerT]], Iterable[Any]],
         *,
         at_once: int,
         join: Join[ItemT, AnswerT] | None = None,
@@ -120,7 +137,8 @@ class _Stream(Generic[ItemT, AnswerT]):
             while self._answers or self._running or not reader.done():
                 if self._answers:
                     answers, self._answers = self._answers, []
-                    await self._context.write(self._server.pack(answers))
+                    for message in self._server.pack(answers):
+                        await self._context.write(message)
                     if self._room is not None and not self._room.done():
                         self._room.set_result(None)
                 else:

@@ -20,13 +20,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tcc import wire
 from tcc.ids import DEFAULT_NAMESPACE
-from tcc.streams import ListServer
+from tcc.streams import ListServer, listed, parts
 from tcc.tracing import Rpc, Tags, TraceParent, Tracing
 from tcc.v1 import manager_pb2 as pb, manager_pb2_grpc, transaction_pb2
 from tcc_server.api import calls, render
 from tcc_server.api.endings import Ended, abort, failure_to_tell, raise_if_cancelled
 from tcc_server.api.errors import OF_CONFIGURATION, BadRequest, Failure
-from tcc_server.api.messages import InMessages
 from tcc_server.api.plans import PlansTogether, Waiting
 from tcc_server.api.requests import Requests
 from tcc_server.api.under_way import UnderWay
@@ -72,10 +71,10 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         self._requests = requests
         self._under_way = UnderWay()
         self._plans: ListServer[_Plan, bytes] = ListServer(
-            _plans_in, self._planned, _failed_plan, _as_they_are, at_once=_AT_ONCE, join=self._join_plans
+            _plans_in, self._planned, _failed_plan, _messages, at_once=_AT_ONCE, join=self._join_plans
         )
         self._calls: ListServer[calls.Item, bytes] = ListServer(
-            _calls_in, self._called, _failed_call, _as_they_are, at_once=_AT_ONCE
+            _calls_in, self._called, _failed_call, _messages, at_once=_AT_ONCE
         )
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -110,7 +109,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
     async def ExecuteStream(self, request_iterator: Any, context: _Context) -> None:  # type: ignore[override]  # a coroutine that writes is gRPC's other way to stream
         """Run plans that come in lists."""
-        await self._plans.serve(request_iterator, InMessages(context))
+        await self._plans.serve(request_iterator, context)
 
     async def Begin(self, request: pb.BeginRequest, context: _Context) -> pb.BeginResponse:
         """Begin an interactive transaction."""
@@ -130,7 +129,7 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
 
     async def CallStream(self, request_iterator: Any, context: _Context) -> None:  # type: ignore[override]  # as ExecuteStream
         """Calls of interactive transactions that come in lists."""
-        await self._calls.serve(request_iterator, InMessages(context))
+        await self._calls.serve(request_iterator, context)
 
     async def Get(self, request: pb.GetRequest, context: _Context) -> pb.GetResponse:
         """One transaction."""
@@ -253,10 +252,13 @@ class ManagerService(manager_pb2_grpc.TransactionManagerServicer):
         self._under_way.begun()
         try:
             trace = said if said.parent else self._engine.trace_of(Key(DEFAULT_NAMESPACE, gid))
-            if trace.is_plain and self._tracing.drops(trace):
-                return await self._answer_call(item, method, trace, None)
-            with self._served(method, gid, said) as rpc:
-                return await self._answer_call(item, method, TraceParent.current(), rpc)
+            async with asyncio.timeout_at(_end_of_item(item)):  # nobody waits for it after that
+                if trace.is_plain and self._tracing.drops(trace):
+                    return await self._answer_call(item, method, trace, None)
+                with self._served(method, gid, said) as rpc:
+                    return await self._answer_call(item, method, TraceParent.current(), rpc)
+        except TimeoutError:
+            return _failed_call(item, grpc.StatusCode.DEADLINE_EXCEEDED, "no answer within the call's time")
         finally:
             self._under_way.ended()
 
@@ -389,8 +391,8 @@ _plans_in: Callable[[pb.ExecuteStreamRequest], Iterable[_Plan]] = attrgetter("it
 _calls_in: Callable[[pb.CallStreamRequest], Iterable[calls.Item]] = attrgetter("items")
 
 
-def _as_they_are(answers: Sequence[bytes]) -> Sequence[bytes]:
-    return answers
+def _messages(answers: Sequence[bytes]) -> Iterable[bytes]:
+    return map(listed, parts(answers, len))
 
 
 def _trace_of(entries: Iterable[transaction_pb2.Metadata]) -> TraceParent:

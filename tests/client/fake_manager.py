@@ -91,7 +91,7 @@ class FakeManager(manager_pb2_grpc.TransactionManagerServicer):
             return response.Item(id=item.id, error=transaction_pb2.CallStatus(code=code.value[0], message=text))
 
         server: ListServer[Any, Any] = ListServer(
-            lambda message: message.items, one, failed, lambda answers: response(items=answers), at_once=1000
+            lambda message: message.items, one, failed, lambda answers: [response(items=answers)], at_once=1000
         )
         await server.serve(request_iterator, context)
 

@@ -25,7 +25,7 @@ from tcc.tracing import TraceParent
 from tcc.v1 import manager_pb2 as pb, manager_pb2_grpc, transaction_pb2
 from tests.spine.bad_requests import branch
 from tests.spine.installation import OPENING, Installation
-from tests.spine.traffic import Serve, never_answers, waits_for
+from tests.spine.traffic import Serve, waits_for
 
 MUCH = accounts_pb2.DebitRequest(account="ann", amount=OPENING * 2).SerializeToString()
 Entry = tuple[str, str | bytes]
@@ -266,7 +266,8 @@ async def test_what_passes_before_the_decision_is_not_there_for_what_comes_after
     gate = asyncio.Event()
     traffic = installation.bank_a.traffic
     traffic.next("TryDebit", waits_for(gate))
-    traffic.always("ConfirmDebit", never_answers)
+    settle = asyncio.Event()
+    traffic.always("ConfirmDebit", waits_for(settle))
     confirm = pb.ConfirmRequest(gid="g-1", wait=pb.WAIT_COMPLETED)
     async with grpc.aio.insecure_channel(installation.address) as channel:
         stub: Any = manager_pb2_grpc.TransactionManagerStub(channel)
@@ -285,8 +286,27 @@ async def test_what_passes_before_the_decision_is_not_there_for_what_comes_after
             response = await stub.Confirm(confirm, timeout=2)
         await held
     assert response.transaction.state == transaction_pb2.STATE_CONFIRMING
-    traffic.always("ConfirmDebit", None)
+    settle.set()
     assert (await installation.ended("g-1")).state is tcc.State.CONFIRMED
+
+
+async def test_a_call_whose_time_is_over_is_not_worked_on_any_more(installation: Installation) -> None:
+    gate = asyncio.Event()
+    installation.bank_a.traffic.next("TryDebit", waits_for(gate))
+    async with grpc.aio.insecure_channel(installation.address) as channel:
+        stub: Any = manager_pb2_grpc.TransactionManagerStub(channel)
+        await stub.Begin(pb.BeginRequest(gid="slow"))
+        stream = stub.CallStream()
+        slow = pb.TryRequest(gid="slow", branch=branch("out"))
+        item = pb.CallStreamRequest.Item(id=1, try_request=slow, timeout=Duration(nanos=50_000_000))
+        await stream.write(pb.CallStreamRequest(items=[item]))
+        (answer,) = (await stream.read()).items
+        assert answer.error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+        gate.set()
+        again = await stub.Try(slow, timeout=20)  # the branch was enlisted, and its Try went on
+        assert accounts_pb2.DebitReply.FromString(again.reply).reservation_id == "slow/out"
+        stream.cancel()
+    await installation.manager.cancel("slow")
 
 
 async def test_the_sdk_s_interactive_calls_leave_in_lists(

@@ -80,7 +80,7 @@ def _failed(asked: Any, code: grpc.StatusCode, text: str) -> Any:
 
 
 def _pack(answers: Any) -> Any:
-    return pb.TryStreamResponse(items=answers)
+    return [pb.TryStreamResponse(items=answers)]
 
 
 def answers_of(message: Any) -> Iterable[tuple[int, Any]]:
