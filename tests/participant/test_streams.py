@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 
 import tcc
+from services.accounts.v1.accounts_pb2 import DebitReply
 from tcc import wire
 from tcc.fence import MemoryFence, Phase
 from tcc.participant import ParticipantServer
@@ -235,3 +236,20 @@ async def test_a_server_that_stops_answers_what_it_took_by_streams(
     assert await call.read() is grpc.aio.EOF
     async with asyncio.timeout(4):  # an open stream does not hold it up for its grace
         await stopping
+
+
+async def test_replies_that_are_large_together_are_answers_all_the_same(stub: Any, scripted: Scripted) -> None:
+    count, gate = 24, asyncio.Event()
+    running = 0
+
+    async def at_length(request: Any, context: Any) -> object:
+        nonlocal running
+        running += 1
+        if running == count:
+            gate.set()
+        await gate.wait()
+        return DebitReply(reservation_id="r" * 400_000)  # together more than twice what gRPC takes in one message
+
+    scripted.scripts[Phase.TRY] = at_length
+    answers = await tried(stub, *(item(number, Branch(f"g-{number}")) for number in range(1, count + 1)))
+    assert min(len(answer.reply) for answer in answers.values()) > 400_000
