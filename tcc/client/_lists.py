@@ -1,6 +1,6 @@
 """Calls on their way to a manager in lists on one stream, and their answers.
 
-Each ends as it would by itself: with its answer, or with an `grpc.aio.AioRpcError`. What the stream itself ends with
+Each ends as it would by itself: with its answer, or with a `grpc.aio.AioRpcError`. What the stream itself ends with
 says nothing of a call, so it is UNAVAILABLE to all that were on it.
 """
 
